@@ -15,7 +15,7 @@ from ppo import Agent
 import replaystore as rs
 from replaystore.compat.active_rlhf import ReplayBuffer
 from replaystore.errors import AlreadyExistsError, ReplayStoreError, StorageError
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.interrupts import signals_wait
 from replaystore.storage.locks import FileLock
 

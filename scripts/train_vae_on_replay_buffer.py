@@ -30,7 +30,7 @@ from replaystore.analysis.fragments import Fragments
 from replaystore.analysis.vae import FragmentVAE
 from replaystore.analysis.vae_training import Result, Settings, Unlocking, train
 from replaystore.errors import FormatError, NotFoundError, SchemaError
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 
 HELD_OUT = 0.1
 """The part of the trajectories that a buffer without the split "val" is validated with."""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from replaystore import errors
-from replaystore.formats.shared.hdf5 import Group, opened_hdf5
-from replaystore.formats.shared.hdf5_new import new_hdf5
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.hdf5.groups import Group, opened_hdf5
+from replaystore.formats.shared.hdf5.writing import new_hdf5
+from replaystore.formats.shared.new_files import NewFiles
 
 STORED: dict[str, dict[str, Any]] = {
     "contiguous": {},

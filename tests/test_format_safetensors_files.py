@@ -16,7 +16,7 @@ from velora_rings import Replay, batch, files, sample
 
 import replaystore as rs
 from replaystore import errors
-from replaystore.formats.shared import writing
+from replaystore.formats.shared import new_files
 
 # --- files that are not as they should be
 
@@ -160,7 +160,7 @@ def test_both_files_are_replaced_or_none(
 
     with pytest.raises(errors.AlreadyExistsError):
         rs.convert(str(tmp_path / "a.zarr"), target)
-    monkeypatch.setattr(writing.os, "replace", failing)
+    monkeypatch.setattr(new_files.os, "replace", failing)
     with pytest.raises(errors.StorageError, match="No space left"):
         rs.convert(str(tmp_path / "a.zarr"), target, overwrite=True)
     assert files(target) == before

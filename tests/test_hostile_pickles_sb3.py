@@ -17,7 +17,7 @@ from sb3_pickles import BUFFERS, dumped, state_of
 import replaystore as rs
 from replaystore import errors
 from replaystore.formats import find, named
-from replaystore.formats.shared import inert
+from replaystore.formats.shared.pickles import reading
 
 CANARY = Path("canary")
 
@@ -90,7 +90,7 @@ def test_one_clear_error_and_nothing_is_run(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inert, "MAX_OBJECTS", 20_000)
+    monkeypatch.setattr(reading, "MAX_OBJECTS", 20_000)
     Path("a.pkl").write_bytes(HOSTILE[name]())
 
     tracemalloc.start()
@@ -109,7 +109,7 @@ def test_one_clear_error_and_nothing_is_run(
 
 
 def test_memory_is_bounded_however_much_a_file_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inert, "MAX_OBJECTS", 20_000)
+    monkeypatch.setattr(reading, "MAX_OBJECTS", 20_000)
     for body in (b"]0" * 100_000, b"K\x01" * 100_000 + b"t"):
         Path(tmp_path / "a.pkl").write_bytes(raw(body))
         with pytest.raises(errors.FormatError, match=r"objects|stack"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replaystore.errors import AlreadyExistsError, ConflictError, StorageError
-from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.new_folder import NewFolder
 
 
 def made(path: Path, text: str, *, overwrite: bool = False) -> None:
@@ -87,7 +87,7 @@ def test_a_path_through_a_file_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     with NewFolder(str(tmp_path / "data"), overwrite=False):
         text = (
-            "import sys; from replaystore.formats.shared.folders import NewFolder\n"
+            "import sys; from replaystore.formats.shared.new_folder import NewFolder\n"
             "from replaystore.errors import ConflictError\n"
             "try:\n"
             "    NewFolder(sys.argv[1], overwrite=False).__enter__()\n"
@@ -104,7 +104,7 @@ def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     text = (
-        "import os, sys; from replaystore.formats.shared.folders import NewFolder\n"
+        "import os, sys; from replaystore.formats.shared.new_folder import NewFolder\n"
         "new = NewFolder(sys.argv[1], overwrite=False).__enter__()\n"
         "open(os.path.join(new.root, 'left'), 'w').close(); os._exit(9)\n"
     )

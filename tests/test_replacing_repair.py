@@ -20,7 +20,7 @@ from replaystore.errors import (
     NotFoundError,
     StorageError,
 )
-from replaystore.formats.shared import writing
+from replaystore.formats.shared import new_files
 from replaystore.storage import local as files
 from replaystore.storage.temporary import NewFile
 
@@ -142,7 +142,7 @@ def test_the_last_of_several_new_files_gets_its_name_when_the_others_have_theirs
     """That it is there says that the others are; a power cut may lose the names given since the last sync, in
     any order."""
     done: list[str] = []
-    put, sync = NewFile.put, writing.sync_folder
+    put, sync = NewFile.put, new_files.sync_folder
 
     def putting(new: NewFile, path: str | None = None, **options: Any) -> None:
         done.append(os.path.basename(path or new.path))
@@ -155,10 +155,10 @@ def test_the_last_of_several_new_files_gets_its_name_when_the_others_have_theirs
     paths = [str(tmp_path / name) for name in ("one", "two", "last")]
     with (
         patch.object(NewFile, "put", putting),
-        patch.object(writing, "sync_folder", syncing),
-        writing.NewFiles(paths, overwrite=True) as new,
+        patch.object(new_files, "sync_folder", syncing),
+        new_files.NewFiles(paths, overwrite=True) as new,
     ):
         for file in new.files:
             file.write(b"new")
-    assert done.index("sync") < done.index("last" + writing.NEW)
-    assert max(done.index(name + writing.NEW) for name in ("one", "two")) < done.index("sync")
+    assert done.index("sync") < done.index("last" + new_files.NEW)
+    assert max(done.index(name + new_files.NEW) for name in ("one", "two")) < done.index("sync")

@@ -99,7 +99,7 @@ def test_an_error_of_training_and_one_of_saving_are_both_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_update(monkeypatch, refused)
-    monkeypatch.setattr("replaystore.formats.shared.writing.NewFile", refused)
+    monkeypatch.setattr("replaystore.formats.shared.new_files.NewFile", refused)
 
     assert run("pref_ppo", f"{SMALL} --save_model True --replay_buffer_save_path kept.pkl") == 1
 

@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError, UnsupportedError
-from replaystore.formats.shared.zarr import opened
+from replaystore.formats.shared.zarr.tree import opened
 
 CODECS: dict[str, tuple[int, Any]] = {
     "v2-raw": (2, None),

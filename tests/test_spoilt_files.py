@@ -19,8 +19,8 @@ from tried_formats import READ, SAMPLES
 from replaystore.checking.verify import verify
 from replaystore.converting.convert import convert
 from replaystore.errors import FormatError, ReplayStoreError
-from replaystore.formats.shared.arrow_values import members
-from replaystore.formats.shared.hdf5_reads import Reads
+from replaystore.formats.shared.arrow.values import members
+from replaystore.formats.shared.hdf5.reads import Reads
 from replaystore.testing import difficult
 from replaystore.testing.campaigns import foreign
 from replaystore.testing.mangling import mangled

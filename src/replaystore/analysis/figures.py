@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.extras import require
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.location import expanded
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from replaystore.formats.active_rlhf import pickles as pickle
 from replaystore.formats.active_rlhf.pickling import Info, write_pickle
 from replaystore.formats.active_rlhf.unpickling import Infos
 from replaystore.formats.options import Options
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import RingSource
 from replaystore.views.foreign_ring import AFTER_IT, ring_of, state_of
 

@@ -18,8 +18,8 @@ from replaystore.compat.ring_slots import Arrays, Move
 from replaystore.compat.stored import StoredRing
 from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info
-from replaystore.formats.shared.export import Output
-from replaystore.formats.shared.tensors import FileRows
+from replaystore.formats.shared.file_rows import FileRows
+from replaystore.formats.shared.outgoing import Output
 from replaystore.formats.source import RingSource, no_parts
 from replaystore.schema import tree
 from replaystore.schema.fields import Field, Schema

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.compat.lazy import Rows
-from replaystore.formats.shared.export import Output
+from replaystore.formats.shared.outgoing import Output
 from replaystore.views.foreign_ring import Placement
 
 __all__ = ["NONE", "Arrays", "Edits", "Layout", "Located", "Move", "View", "sorted_out"]

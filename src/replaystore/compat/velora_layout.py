@@ -28,7 +28,7 @@ from replaystore.compat.ring_slots import Arrays
 from replaystore.errors import ArgumentError, FormatError, NotFoundError, SchemaError, UnsupportedError
 from replaystore.formats.finding import find
 from replaystore.formats.options import Options
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import RingSource
 from replaystore.formats.velora import export as safetensors_export
 from replaystore.formats.velora import files as safetensors

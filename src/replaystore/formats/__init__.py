@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         made_up,
         refuse_losses,
     )
-    from replaystore.formats.shared.writing import NewFiles
+    from replaystore.formats.shared.new_files import NewFiles
     from replaystore.formats.source import Block, RingSource, Source
     from replaystore.views.reader import BufferReader
 
@@ -73,7 +73,7 @@ _HOMES = {
     "BufferReader": "views.reader",
     "Fate": "formats.report",
     "Format": "formats.format",
-    "NewFiles": "formats.shared.writing",
+    "NewFiles": "formats.shared.new_files",
     "Options": "formats.options",
     "Proof": "formats.report",
     "Report": "formats.report",

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError, UnsupportedError
 from replaystore.formats.report import Report
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import path_of
-from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.hdf5_format import Hdf5Format
-from replaystore.formats.shared.hdf5_kept import fits, kept_in, put_kept
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
+from replaystore.formats.shared.flat.reading import own_name
+from replaystore.formats.shared.flat.writing import path_of
+from replaystore.formats.shared.hdf5.format import Hdf5Format
+from replaystore.formats.shared.hdf5.groups import Dataset, Group
+from replaystore.formats.shared.hdf5.kept import fits, kept_in, put_kept
+from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.spelling import own_name
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema

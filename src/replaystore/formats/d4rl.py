@@ -26,17 +26,17 @@ import numpy as np
 
 from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import PLURALS, fill_flat, flat_places, next_of
-from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.hdf5_format import Hdf5Format
-from replaystore.formats.shared.hdf5_kept import (
+from replaystore.formats.shared.flat.reading import as_json, flat_source, has_steps
+from replaystore.formats.shared.flat.writing import PLURALS, fill_flat, flat_places, next_of
+from replaystore.formats.shared.hdf5.format import Hdf5Format
+from replaystore.formats.shared.hdf5.groups import Dataset, Group
+from replaystore.formats.shared.hdf5.kept import (
     column_of,
     kept_in,
     put_kept,
     small_values,
 )
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
-from replaystore.formats.shared.spelling import as_json, flat_source, has_steps
+from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows
 from replaystore.formats.source import Source
 from replaystore.schema.roles import FLAGS
 

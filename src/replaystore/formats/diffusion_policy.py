@@ -8,7 +8,7 @@
 |                     | observations (done, timestamp, …) keeps its name                                    |
 | meta/episode_ends   | where trajectories end, neither terminated nor truncated: nobody knows              |
 | meta/<other>        | a column of the table, if it has a number for each episode                          |
-| replaystore         | what the format has no place for, if we wrote it (shared/zarr_kept.py)              |
+| replaystore         | what the format has no place for, if we wrote it (shared/zarr/kept.py)              |
 
 A recording that was killed has made its arrays longer, but not said where the episode ends: what episode_ends
 does not tell of is left out, and the report says so. Pictures in JPEG 2000 or JPEG XL are not read.
@@ -29,12 +29,12 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.folders import NewFolder
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.writing import NewFiles
-from replaystore.formats.shared.zarr import ZarrArray, ZarrTree, opened
-from replaystore.formats.shared.zarr_kept import NewKept, kept_beside
-from replaystore.formats.shared.zarr_writing import FolderSink, NewArray, Sink, ZipSink, put_group
+from replaystore.formats.shared.new_files import NewFiles
+from replaystore.formats.shared.new_folder import NewFolder
+from replaystore.formats.shared.zarr.kept import NewKept, kept_beside
+from replaystore.formats.shared.zarr.tree import ZarrArray, ZarrTree, opened
+from replaystore.formats.shared.zarr.writing import FolderSink, NewArray, Sink, ZipSink, put_group
 from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import escape, join_path, split_path

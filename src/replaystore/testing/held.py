@@ -16,7 +16,7 @@ from replaystore.formats.blocks import beside_fields, blocks_of, chosen_fields
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Report, lost, refuse_losses
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import Block, Source
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.views.reader import BufferReader

@@ -13,7 +13,7 @@ from replaystore.errors import UnsupportedError
 from replaystore.formats.active_rlhf.pickling import Info
 from replaystore.formats.options import Options
 from replaystore.formats.report import changed, derived, lost, made_up
-from replaystore.formats.shared.export import Outgoing, Output
+from replaystore.formats.shared.outgoing import Outgoing, Output
 from replaystore.views.foreign_ring import LAST_STEP, Placement, Ring, ring_of, survives
 from replaystore.views.reader import BufferReader
 

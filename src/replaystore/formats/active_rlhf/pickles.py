@@ -35,8 +35,8 @@ from replaystore.formats.active_rlhf.unpickling import Infos, Tensor, scan
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, lost, refuse_losses
-from replaystore.formats.shared.tensors import FileRows, opened
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.file_rows import FileRows, opened
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import RingSource
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.roles import role_of

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
-from replaystore.formats.shared.export import Output
-from replaystore.formats.shared.pickling import PickleWriter, integer_code
+from replaystore.formats.shared.outgoing import Output
+from replaystore.formats.shared.pickles.writing import PickleWriter, integer_code
 from replaystore.views.foreign_ring import Placement
 
 __all__ = ["Info", "write_pickle"]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.instructions import PLAIN, Machine, Name, Payload, Stream
+from replaystore.formats.shared.pickles.instructions import PLAIN, Machine, Name, Payload, Stream
 
 __all__ = ["MAX_TRAJECTORIES", "Infos", "Tensor", "scan"]
 

@@ -19,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 
 from replaystore.errors import FormatError, StorageError
-from replaystore.formats.shared.inert import Array, scan
-from replaystore.formats.shared.tensors import FileRows, opened
+from replaystore.formats.shared.file_rows import FileRows, opened
+from replaystore.formats.shared.pickles.reading import Array, scan
 from replaystore.schema.spaces import DTYPES
 
 __all__ = ["NAMES", "Members", "names_in", "opened_members", "rows_of"]

@@ -32,7 +32,7 @@ from replaystore.formats.cpprb.members import NAMES, Members, names_in, opened_m
 from replaystore.formats.format import Format
 from replaystore.formats.report import Fate, changed
 from replaystore.formats.shared.cutting import Run, cut
-from replaystore.formats.shared.tensors import BLOCK_BYTES, FileRows
+from replaystore.formats.shared.file_rows import BLOCK_BYTES, FileRows
 from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.names import join_path

@@ -28,9 +28,9 @@ from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
 from replaystore.formats.format import Format
 from replaystore.formats.imitation.infos import TEXTS, Infos, time_limit
 from replaystore.formats.report import Fate, lost
-from replaystore.formats.shared.arrow import opened_table, pyarrow
-from replaystore.formats.shared.arrow_values import lists, numbers, ragged
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.arrow.reading import opened_table, pyarrow
+from replaystore.formats.shared.arrow.values import lists, numbers, ragged
+from replaystore.formats.shared.file_rows import opened
 from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Field, Schema
 from replaystore.schema.ragged import Ragged

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.lerobot.features import INDICES, Feature, features_of
-from replaystore.formats.shared.arrow import Table, opened_table
-from replaystore.formats.shared.arrow_values import leaf_of, numbers, ragged
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.arrow.reading import Table, opened_table
+from replaystore.formats.shared.arrow.values import leaf_of, numbers, ragged
+from replaystore.formats.shared.file_rows import opened
 from replaystore.schema import strict_json
 from replaystore.storage.local import read_all
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from replaystore.formats.lerobot.plan import Plan, task_of
 from replaystore.formats.lerobot.statistics import Running, numbers_of
-from replaystore.formats.shared.arrow_writing import TableWriter, alias_type, listed
-from replaystore.formats.shared.together import Told
+from replaystore.formats.shared.arrow.together import Told
+from replaystore.formats.shared.arrow.writing import TableWriter, alias_type, listed
 
 __all__ = ["CHUNK_FILES", "EpisodesWriter", "named", "new_table", "place"]
 

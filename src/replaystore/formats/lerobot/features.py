@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.formats.shared.named import role as role_of_name
+from replaystore.formats.shared.table_names import role as role_of_name
 from replaystore.schema.field import Field
 from replaystore.schema.names import join_path
 from replaystore.schema.spaces import DTYPES

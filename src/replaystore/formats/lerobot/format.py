@@ -15,7 +15,7 @@ from replaystore.formats.lerobot.reading import Foreign
 from replaystore.formats.lerobot.writing import fill
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
-from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.new_folder import NewFolder
 from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
 

@@ -14,9 +14,9 @@ from replaystore.formats.lerobot.dataset import OWN, Dataset, json_file
 from replaystore.formats.lerobot.plan import Plan
 from replaystore.formats.lerobot.reading import Foreign
 from replaystore.formats.lerobot.writing import FINALS, STEPS, TRAJECTORIES
-from replaystore.formats.shared.arrow import Table, opened_table
-from replaystore.formats.shared.arrow_fields import check_column, joined, values_of
-from replaystore.formats.shared.arrow_values import numbers, ragged
+from replaystore.formats.shared.arrow.fields import check_column, joined, values_of
+from replaystore.formats.shared.arrow.reading import Table, opened_table
+from replaystore.formats.shared.arrow.values import numbers, ragged
 from replaystore.formats.shared.cutting import Run
 from replaystore.formats.source import Source
 from replaystore.schema.field import Field

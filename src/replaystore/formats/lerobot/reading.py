@@ -14,7 +14,7 @@ from replaystore.formats.lerobot.dataset import Dataset, Episodes
 from replaystore.formats.lerobot.features import INDICES, Feature, field_name
 from replaystore.formats.lerobot.pictures import Frames, from_picture, opened_video
 from replaystore.formats.report import Fate, derived, lost
-from replaystore.formats.shared.arrow_values import members, numbers, ragged
+from replaystore.formats.shared.arrow.values import members, numbers, ragged
 from replaystore.formats.shared.cutting import Run, begins_of_numbers, cut
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field

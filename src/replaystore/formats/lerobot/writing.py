@@ -19,9 +19,9 @@ from replaystore.formats.lerobot.episodes import CHUNK_FILES, EpisodesWriter, na
 from replaystore.formats.lerobot.pictures import to_png
 from replaystore.formats.lerobot.plan import Plan, has_done, info_of, task_of
 from replaystore.formats.options import Options
-from replaystore.formats.shared.arrow_fields import column_type, joined, stacked
-from replaystore.formats.shared.arrow_writing import TableWriter, alias_type, arrow_array, arrow_type
-from replaystore.formats.shared.together import Told, together
+from replaystore.formats.shared.arrow.fields import column_type, joined, stacked
+from replaystore.formats.shared.arrow.together import Told, together
+from replaystore.formats.shared.arrow.writing import TableWriter, alias_type, arrow_array, arrow_type
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.roles import FLAGS

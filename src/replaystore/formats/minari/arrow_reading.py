@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError
 from replaystore.formats.minari.episodes import Attribute, Leaf
 from replaystore.formats.minari.metadata import FILE, read_json
-from replaystore.formats.shared.arrow import opened_table, pyarrow
-from replaystore.formats.shared.arrow_values import leaf_of, leaves_of, members, numbers, ragged
+from replaystore.formats.shared.arrow.reading import opened_table, pyarrow
+from replaystore.formats.shared.arrow.values import leaf_of, leaves_of, members, numbers, ragged
 from replaystore.schema.ragged import Ragged
 
 __all__ = ["ArrowEpisodes"]

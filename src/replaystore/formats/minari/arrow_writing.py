@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from replaystore.formats.minari.metadata import FILE
 from replaystore.formats.minari.plan import Placed
 from replaystore.formats.minari.writer import joined
-from replaystore.formats.shared.arrow import pyarrow
-from replaystore.formats.shared.arrow_writing import TableWriter, arrow_array
+from replaystore.formats.shared.arrow.reading import pyarrow
+from replaystore.formats.shared.arrow.writing import TableWriter, arrow_array
 from replaystore.formats.shared.spaces import space_of
 from replaystore.schema.ragged import Ragged
 

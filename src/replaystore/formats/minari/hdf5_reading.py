@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from replaystore.errors import CorruptError, FormatError, StorageError
 from replaystore.formats.minari import heads
 from replaystore.formats.minari.episodes import Attribute, Leaf
-from replaystore.formats.shared import hdf5
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.hdf5.groups import Dataset, Group, opened_hdf5
 from replaystore.schema.ragged import Ragged
 
 __all__ = ["Hdf5Episodes", "opened_episodes"]
@@ -55,14 +55,14 @@ class _Places:
 @contextmanager
 def opened_episodes(path: str) -> Iterator[Hdf5Episodes]:
     """A file while it is open. NotFoundError, StorageError; FormatError: it is something else, or damaged."""
-    with opened(path) as (descriptor, size), hdf5.opened_hdf5(path) as root:
+    with opened(path) as (descriptor, size), opened_hdf5(path) as root:
         yield Hdf5Episodes(path, root, descriptor, size)
 
 
 class Hdf5Episodes:
     """The episodes 0, 1, 2, … of an open file."""
 
-    def __init__(self, path: str, root: hdf5.Group, descriptor: int, size: int) -> None:
+    def __init__(self, path: str, root: Group, descriptor: int, size: int) -> None:
         self.path, self._root, self._descriptor = path, root, descriptor
         names = set(root)
         self.count = 0
@@ -189,7 +189,7 @@ class Hdf5Episodes:
         data = self._dataset(path, episode)
         return data.lengths(start, stop) * (1 if data.kind == "texts" else data.dtype.itemsize)
 
-    def _dataset(self, path: str, episode: int) -> hdf5.Dataset:
+    def _dataset(self, path: str, episode: int) -> Dataset:
         return self._root.group(self.name(episode)).dataset(path)
 
     def _joined(self, path: str, leaf: Leaf, at: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from replaystore.formats.minari.metadata import MAIN
 from replaystore.formats.minari.plan import Placed
 from replaystore.formats.minari.writer import encoded, joined
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows, new_hdf5
+from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows, new_hdf5
 from replaystore.schema.ragged import Ragged
 
 __all__ = ["Hdf5Writer", "hdf5_writer"]

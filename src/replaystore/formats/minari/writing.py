@@ -22,7 +22,7 @@ from replaystore.formats.minari.spaces import to_minari
 from replaystore.formats.minari.writer import Writer, joined
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
-from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.new_folder import NewFolder
 from replaystore.formats.source import Block
 from replaystore.schema.ragged import Ragged
 from replaystore.views.reader import BufferReader

@@ -1,5 +1,5 @@
 """Flat arrays in an .npz file, as `numpy.savez` and `savez_compressed` make it: one row a step, under the
-names that people give them (`replaystore.formats.shared.spelling`); trajectories end as in a file of D4RL.
+names that people give them (shared/flat/reading.py); trajectories end as in a file of D4RL.
 
 What has no name of its own lies in members `replaystore/…`, which nobody looks at who does not look for
 them. What is written is not compressed, so that its rows can be read in slices.
@@ -20,10 +20,10 @@ from replaystore.errors import FormatError
 from replaystore.formats.npz.members import Member, opened_npz
 from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
+from replaystore.formats.shared.flat.format import OneFile
+from replaystore.formats.shared.flat.reading import as_json, flat_source, has_steps
+from replaystore.formats.shared.flat.writing import flat_arrays, flat_places
 from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
-from replaystore.formats.shared.one_file import OneFile
-from replaystore.formats.shared.spelling import as_json, flat_source, has_steps
 from replaystore.formats.source import Source
 
 __all__ = ["Npz"]

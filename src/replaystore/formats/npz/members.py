@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError, FormatError, StorageError, UnsupportedError
-from replaystore.formats.shared.flat import Column
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.flat.arrays import Column
 from replaystore.storage.local import read_all
 
 __all__ = ["Member", "opened_npz"]

@@ -25,12 +25,12 @@ from replaystore.errors import FormatError
 from replaystore.formats.pickled_dict.writing import fill
 from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat import Column, Flat
-from replaystore.formats.shared.inert import Array, scan
+from replaystore.formats.shared.file_rows import FileRows, opened
+from replaystore.formats.shared.flat.arrays import Column, Flat
+from replaystore.formats.shared.flat.format import OneFile
+from replaystore.formats.shared.flat.reading import Spelled, as_json, flat_of, flat_source, has_steps
 from replaystore.formats.shared.kept_arrays import kept_of
-from replaystore.formats.shared.one_file import OneFile
-from replaystore.formats.shared.spelling import Spelled, as_json, flat_of, flat_source, has_steps
-from replaystore.formats.shared.tensors import FileRows, opened
+from replaystore.formats.shared.pickles.reading import Array, scan
 from replaystore.formats.source import Block, Source
 from replaystore.storage.local import read_all
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import flat_arrays, flat_places
+from replaystore.formats.shared.flat.writing import flat_arrays, flat_places
 from replaystore.formats.shared.kept_arrays import arrays_of
 
 __all__ = ["fill"]

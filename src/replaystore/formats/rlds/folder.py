@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replaystore.errors import FormatError, NotFoundError, StorageError, UnsupportedError
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.file_rows import opened
 from replaystore.schema.strict_json import MAX_BYTES, decoded
 from replaystore.storage.local import read_all
 

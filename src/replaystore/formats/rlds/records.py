@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import google_crc32c
 
 from replaystore.errors import FormatError, StorageError
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.file_rows import opened
 from replaystore.storage.local import read_all
 
 __all__ = ["FOOT", "HEAD", "Record", "Shard", "masked", "opened_shard"]

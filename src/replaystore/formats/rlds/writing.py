@@ -27,7 +27,7 @@ from replaystore.formats.rlds.features import EPISODE, STEPS, Feature
 from replaystore.formats.rlds.folder import FEATURES, INFO, METADATA
 from replaystore.formats.rlds.own import FINAL, INDEX, OWN, Own
 from replaystore.formats.rlds.plan import MARKS
-from replaystore.formats.shared.folders import NewFolder
+from replaystore.formats.shared.new_folder import NewFolder
 from replaystore.formats.source import Block
 from replaystore.schema import document as documents
 from replaystore.schema.fields import Field, Schema

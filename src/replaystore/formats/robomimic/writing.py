@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import Following, path_of
-from replaystore.formats.shared.hdf5_kept import put_kept
-from replaystore.formats.shared.hdf5_new import NewGroup
+from replaystore.formats.shared.flat.writing import Following, path_of
+from replaystore.formats.shared.hdf5.kept import put_kept
+from replaystore.formats.shared.hdf5.writing import NewGroup
 from replaystore.formats.source import Block
 from replaystore.schema.names import escape
 

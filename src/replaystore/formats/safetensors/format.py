@@ -13,8 +13,8 @@ from replaystore.formats.report import Report, refuse_losses
 from replaystore.formats.safetensors.header import read_header
 from replaystore.formats.safetensors.reading import Foreign, Own, said_in
 from replaystore.formats.safetensors.writing import fill, planned
-from replaystore.formats.shared.tensors import opened
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.tensors import FileRows
+from replaystore.formats.shared.file_rows import FileRows
 from replaystore.schema import strict_json
 from replaystore.storage.local import read_all
 

@@ -14,8 +14,8 @@ from replaystore.formats.report import Fate, changed, derived, lost
 from replaystore.formats.safetensors.header import Tensor, rows_of
 from replaystore.formats.safetensors.writing import KEY, VERSION, stored
 from replaystore.formats.shared.cutting import Run, begins_of_ends, begins_of_numbers, cut
-from replaystore.formats.shared.named import ENDS, NEXT, NUMBERS, named, role
-from replaystore.formats.shared.tensors import FileRows
+from replaystore.formats.shared.file_rows import FileRows
+from replaystore.formats.shared.table_names import ENDS, NEXT, NUMBERS, named, role
 from replaystore.formats.source import Source
 from replaystore.schema import strict_json
 from replaystore.schema.field import Field

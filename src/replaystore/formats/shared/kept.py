@@ -1,7 +1,7 @@
 """What other software has no place for, and is kept beside what it reads, where it does not look: which field
 each array is, where trajectories begin and end and how, seeds, splits, environments, columns of the user's,
 metadata. Where it lies is for others to say: in arrays by name (kept_arrays.py), in a group of HDF5
-(hdf5_kept.py) or of Zarr (zarr_kept.py).
+(hdf5/kept.py) or of Zarr (zarr/kept.py).
 
 A file that is not what this tells of any more was changed by other software, and is read as theirs.
 """

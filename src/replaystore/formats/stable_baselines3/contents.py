@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from replaystore import not_stores
 from replaystore.errors import FormatError
-from replaystore.formats.shared.inert import Array, Name, Thing, scan
-from replaystore.formats.shared.tensors import FileRows, opened
+from replaystore.formats.shared.file_rows import FileRows, opened
+from replaystore.formats.shared.pickles.reading import Array, Name, Thing, scan
 from replaystore.formats.stable_baselines3.spaces import space_of
 
 __all__ = ["MAKER", "Contents", "Steps", "contents", "read_array", "steps_of"]

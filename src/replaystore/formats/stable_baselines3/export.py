@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from replaystore.errors import UnsupportedError
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Report, changed, lost, made_up
-from replaystore.formats.shared.export import Outgoing
-from replaystore.formats.shared.pickling import Call, PickleWriter, Streamed
-from replaystore.formats.shared.tensors import BLOCK_BYTES
+from replaystore.formats.shared.file_rows import BLOCK_BYTES
+from replaystore.formats.shared.outgoing import Outgoing
+from replaystore.formats.shared.pickles.writing import Call, PickleWriter, Streamed
 from replaystore.formats.stable_baselines3.lanes import lanes_of
 from replaystore.formats.stable_baselines3.layout import key_of
 from replaystore.formats.stable_baselines3.notes import (

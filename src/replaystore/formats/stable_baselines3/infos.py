@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.report import Fate, lost
-from replaystore.formats.shared.inert import Array
-from replaystore.formats.shared.tensors import FileRows
+from replaystore.formats.shared.file_rows import FileRows
+from replaystore.formats.shared.pickles.reading import Array
 from replaystore.formats.stable_baselines3.contents import KINDS, Contents
 from replaystore.schema.fields import Field
 from replaystore.schema.names import join_path

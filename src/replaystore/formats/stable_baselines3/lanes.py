@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.export import Outgoing
+from replaystore.formats.shared.outgoing import Outgoing
 from replaystore.trajectories.parts import Parts
 
 __all__ = ["Lane", "lanes_of"]

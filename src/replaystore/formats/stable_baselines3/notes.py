@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, ReplayStoreError
-from replaystore.formats.shared.inert import Array, Payload, bytes_of
-from replaystore.formats.shared.tensors import BLOCK_BYTES
+from replaystore.formats.shared.file_rows import BLOCK_BYTES
+from replaystore.formats.shared.pickles.reading import Array, Payload, bytes_of
 from replaystore.formats.stable_baselines3.contents import Contents, Steps, read_array, steps_of
 from replaystore.schema.fields import Schema
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.export import Outgoing
-from replaystore.formats.shared.pickling import Streamed
+from replaystore.formats.shared.outgoing import Outgoing
+from replaystore.formats.shared.pickles.writing import Streamed
 from replaystore.formats.stable_baselines3.lanes import Lane
 from replaystore.formats.stable_baselines3.notes import FINAL, TERMINATED, TRUNCATED
 from replaystore.trajectories.columns import TRAJECTORIES

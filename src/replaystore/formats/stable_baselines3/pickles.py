@@ -11,8 +11,8 @@ from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
-from replaystore.formats.shared.tensors import opened
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import Source
 from replaystore.formats.stable_baselines3.contents import contents
 from replaystore.formats.stable_baselines3.export import Plan

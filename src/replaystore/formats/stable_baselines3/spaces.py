@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.inert import Array, Thing
-from replaystore.formats.shared.pickling import Instance
+from replaystore.formats.shared.pickles.reading import Array, Thing
+from replaystore.formats.shared.pickles.writing import Instance
 from replaystore.schema.field import Field
 from replaystore.schema.spaces import space_from_json
 

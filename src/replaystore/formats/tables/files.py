@@ -11,7 +11,7 @@ from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report
-from replaystore.formats.shared.arrow import Kind, Table, kind_of, opened_table
+from replaystore.formats.shared.arrow.reading import Kind, Table, kind_of, opened_table
 from replaystore.formats.shared.cutting import cut
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tables.foreign import Foreign

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, derived, lost
-from replaystore.formats.shared.arrow import Table
-from replaystore.formats.shared.arrow_fields import values_of
-from replaystore.formats.shared.arrow_values import Leaf, leaf_of, leaves_of, lists, members
+from replaystore.formats.shared.arrow.fields import values_of
+from replaystore.formats.shared.arrow.reading import Table
+from replaystore.formats.shared.arrow.values import Leaf, leaf_of, leaves_of, lists, members
 from replaystore.formats.shared.cutting import Run, begins_of_ends, begins_of_numbers, cut
-from replaystore.formats.shared.named import ENDS, NEXT, NUMBERS, named, role
+from replaystore.formats.shared.table_names import ENDS, NEXT, NUMBERS, named, role
 from replaystore.formats.source import Block, Source
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.arrow import Kind
-from replaystore.formats.shared.arrow_fields import BYTES, column_type, sparse_column_type
-from replaystore.formats.shared.arrow_writing import arrow_type
+from replaystore.formats.shared.arrow.fields import BYTES, column_type, sparse_column_type
+from replaystore.formats.shared.arrow.reading import Kind
+from replaystore.formats.shared.arrow.writing import arrow_type
 from replaystore.schema.fields import Schema
 from replaystore.schema.roles import FLAGS
 from replaystore.schema.spaces import DTYPES

@@ -10,9 +10,9 @@ import numpy as np
 
 from replaystore.errors import FormatError, SchemaError
 from replaystore.formats.report import Fate, lost
-from replaystore.formats.shared.arrow import Table, json_in
-from replaystore.formats.shared.arrow_fields import check_column, complex_of, values_of
-from replaystore.formats.shared.arrow_values import numbers, ragged, there
+from replaystore.formats.shared.arrow.fields import check_column, complex_of, values_of
+from replaystore.formats.shared.arrow.reading import Table, json_in
+from replaystore.formats.shared.arrow.values import numbers, ragged, there
 from replaystore.formats.shared.cutting import Run, begins_of_numbers
 from replaystore.formats.tables.layout import KEY, Layout
 from replaystore.schema.field import Field

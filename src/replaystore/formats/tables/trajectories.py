@@ -20,7 +20,7 @@ from replaystore.formats.blocks import beside_fields, chosen_fields
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, lost, refuse_losses
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.trajectories.columns import TRAJECTORIES
 from replaystore.trajectories.table import Trajectories
 from replaystore.views.reader import BufferReader

@@ -11,11 +11,11 @@ import numpy as np
 from replaystore.formats.blocks import BLANK, beside_fields, blocks_of, chosen_fields
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Report, refuse_losses
-from replaystore.formats.shared.arrow import Kind
-from replaystore.formats.shared.arrow_fields import joined, stacked
-from replaystore.formats.shared.arrow_writing import TableWriter, arrow_array, sparse_array
-from replaystore.formats.shared.together import TOGETHER, Told, together
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.arrow.fields import joined, stacked
+from replaystore.formats.shared.arrow.reading import Kind
+from replaystore.formats.shared.arrow.together import TOGETHER, Told, together
+from replaystore.formats.shared.arrow.writing import TableWriter, arrow_array, sparse_array
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.tables.layout import KEY, TOLD, Layout
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.roles import FLAGS

@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, derived, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat import Column, Flat, as_flags
-from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.hdf5_format import Hdf5Format
-from replaystore.formats.shared.hdf5_kept import column_of, kept_in
-from replaystore.formats.shared.hdf5_new import NewGroup
-from replaystore.formats.shared.inert import scan
+from replaystore.formats.shared.flat.arrays import Column, Flat, as_flags
+from replaystore.formats.shared.flat.reading import flat_as_kept, own_name
+from replaystore.formats.shared.hdf5.format import Hdf5Format
+from replaystore.formats.shared.hdf5.groups import Dataset, Group
+from replaystore.formats.shared.hdf5.kept import column_of, kept_in
+from replaystore.formats.shared.hdf5.writing import NewGroup
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.spelling import flat_as_kept, own_name
+from replaystore.formats.shared.pickles.reading import scan
 from replaystore.formats.source import Block, Source
 from replaystore.formats.tianshou.writing import KEPT_IN, NAMES, NEXT, fill
 from replaystore.schema.names import join_path

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat_writing import fill_flat, path_of
-from replaystore.formats.shared.hdf5_kept import put_kept
-from replaystore.formats.shared.hdf5_new import NewGroup, NewRows
+from replaystore.formats.shared.flat.writing import fill_flat, path_of
+from replaystore.formats.shared.hdf5.kept import put_kept
+from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows
 from replaystore.schema.roles import FLAGS
 
 __all__ = ["KEPT_IN", "NAMES", "NEXT", "fill"]

@@ -18,9 +18,9 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, made_up, refuse_losses
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.folders import NewFolder
 from replaystore.formats.shared.kept import Kept
-from replaystore.formats.shared.zarr_kept import kept_beside
+from replaystore.formats.shared.new_folder import NewFolder
+from replaystore.formats.shared.zarr.kept import kept_beside
 from replaystore.formats.source import Block, Source
 from replaystore.formats.torchrl import export
 from replaystore.formats.torchrl.ends import Looked, look

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.tensors import FileRows, opened
+from replaystore.formats.shared.file_rows import FileRows, opened
 from replaystore.formats.torchrl.leaves import BFLOAT16, Rows, WidenedRows, dtype_of
 from replaystore.formats.torchrl.trees import (
     DEEPEST,

@@ -7,7 +7,7 @@ transitions, without its pickles.
 | storage/next/{reward,done,terminated…} | (steps, 1), as TorchRL has them                               |
 | storage/collector/traj_ids             | the number of the trajectory                                  |
 | storage/storage_metadata.json, writer/ | how many rows are used, and which is written next             |
-| replaystore/                           | what TorchRL has no place for (formats/shared/zarr_kept.py)   |
+| replaystore/                           | what TorchRL has no place for (formats/shared/zarr/kept.py)   |
 
 Files are written one block after another; one of each tensor is open.
 """
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from replaystore.formats.blocks import planned_counts
 from replaystore.formats.options import Options
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.zarr_kept import NewKept
-from replaystore.formats.shared.zarr_writing import FolderSink
+from replaystore.formats.shared.zarr.kept import NewKept
+from replaystore.formats.shared.zarr.writing import FolderSink
 from replaystore.formats.source import Block
 from replaystore.formats.torchrl.trees import Key, encoded
 from replaystore.schema.fields import Field

@@ -15,8 +15,8 @@ import numpy as np
 
 from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.report import Fate, lost
-from replaystore.formats.shared.hdf5 import SIGNATURE, Group, opened_hdf5
-from replaystore.formats.shared.zarr import ZIP, ZarrTree
+from replaystore.formats.shared.hdf5.groups import SIGNATURE, Group, opened_hdf5
+from replaystore.formats.shared.zarr.tree import ZIP, ZarrTree
 from replaystore.formats.torchrl import trees
 from replaystore.formats.torchrl.consolidated import consolidated_tree, is_consolidated
 from replaystore.formats.torchrl.grids import Held, compact, transitions

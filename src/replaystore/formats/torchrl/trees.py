@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError, ReplayStoreError
-from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.zarr import ZarrTree
+from replaystore.formats.shared.hdf5.groups import Dataset, Group
+from replaystore.formats.shared.zarr.tree import ZarrTree
 from replaystore.formats.torchrl.leaves import (
     BFLOAT16,
     FlatRows,

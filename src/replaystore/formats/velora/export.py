@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from replaystore.errors import UnsupportedError
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, changed, derived, lost, made_up
-from replaystore.formats.shared.export import Outgoing, Output
+from replaystore.formats.shared.outgoing import Outgoing, Output
 from replaystore.views.foreign_ring import AFTER_IT, Placement, Ring, ring_of
 from replaystore.views.reader import BufferReader
 

@@ -37,9 +37,9 @@ from replaystore.errors import FormatError, NotFoundError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, lost, refuse_losses
-from replaystore.formats.shared.export import Output
-from replaystore.formats.shared.tensors import BLOCK_BYTES, FileRows, opened
-from replaystore.formats.shared.writing import NewFiles, listed
+from replaystore.formats.shared.file_rows import BLOCK_BYTES, FileRows, opened
+from replaystore.formats.shared.new_files import NewFiles, listed
+from replaystore.formats.shared.outgoing import Output
 from replaystore.formats.source import RingSource, no_parts
 from replaystore.formats.velora.export import TENSORS, Plan
 from replaystore.formats.velora.pair import (

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from replaystore.errors import FormatError, NotFoundError, ReplayStoreError
-from replaystore.formats.shared.tensors import opened
-from replaystore.formats.shared.writing import held, replacing, settle
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.new_files import held, replacing, settle
 from replaystore.formats.velora.export import TENSORS
 from replaystore.storage.local import read_all
 

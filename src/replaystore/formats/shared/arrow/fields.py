@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.arrow import Kind
-from replaystore.formats.shared.arrow_values import Leaf, leaf_of, numbers, ragged
-from replaystore.formats.shared.arrow_writing import arrow_type, bytes_type, sparse_type
+from replaystore.formats.shared.arrow.reading import Kind
+from replaystore.formats.shared.arrow.values import Leaf, leaf_of, numbers, ragged
+from replaystore.formats.shared.arrow.writing import arrow_type, bytes_type, sparse_type
 from replaystore.schema.field import Field
 from replaystore.schema.ragged import Ragged
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import CorruptError, FormatError, ReplayStoreError, StorageError, UnsupportedError
-from replaystore.formats.shared.hdf5_chunks import MAX_CHUNK, FileChunks, filters_of
-from replaystore.formats.shared.hdf5_values import (
+from replaystore.formats.shared.hdf5.chunks import MAX_CHUNK, FileChunks, filters_of
+from replaystore.formats.shared.hdf5.values import (
     OpenFile,
     attributes_of,
     called,

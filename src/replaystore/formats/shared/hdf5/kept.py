@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaystore.formats.shared.flat import Column
-from replaystore.formats.shared.hdf5 import Dataset, Group
-from replaystore.formats.shared.hdf5_new import NewGroup
+from replaystore.formats.shared.flat.arrays import Column
+from replaystore.formats.shared.flat.reading import as_json
+from replaystore.formats.shared.hdf5.groups import Dataset, Group
+from replaystore.formats.shared.hdf5.writing import NewGroup
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
-from replaystore.formats.shared.spelling import as_json
 
 __all__ = ["column_of", "fits", "kept_in", "put_kept", "small_values"]
 

@@ -1,7 +1,7 @@
 """The door of formats to Zarr hierarchies of other software: version 2 and 3, in a folder or in a zip file.
 
 The chunks are decoded here and not by zarr-python, so that nothing a file says leads to code being run
-(zarr_chunks.py), or to more memory than its arrays have: rows are read in slices, out of the middle of chunks
+(chunks.py), or to more memory than its arrays have: rows are read in slices, out of the middle of chunks
 that are stored as they are.
 
 1. Below the folder no link is followed; a member of a zip file stays inside it (`replaystore.storage`).
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, NotFoundError, UnsupportedError
-from replaystore.formats.shared.zarr_chunks import Expand, expander
-from replaystore.formats.shared.zarr_metadata import Layout, check_sizes, layout_of
+from replaystore.formats.shared.zarr.chunks import Expand, expander
+from replaystore.formats.shared.zarr.metadata import Layout, check_sizes, layout_of
 from replaystore.storage.folder import FolderReader
 from replaystore.storage.protocol import Reads
 from replaystore.storage.zip import ZipFiles

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from replaystore.errors import FormatError, ReplayStoreError, StorageError
 from replaystore.extras import require
-from replaystore.formats.shared.arrow_values import decoded, leaf_of, leaves_of
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.arrow.values import decoded, leaf_of, leaves_of
+from replaystore.formats.shared.file_rows import opened
 from replaystore.schema import strict_json
 from replaystore.storage.local import read_all
 

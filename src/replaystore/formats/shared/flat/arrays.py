@@ -1,5 +1,5 @@
 """Flat arrays, one row a step, one trajectory behind the other, with flags where these end: read in runs,
-which cutting.py makes blocks of.
+which shared/cutting.py makes blocks of.
 
 Where trajectories end is told by what was kept beside the arrays (kept.py), else by `stops`, else by flags,
 and by observations: where the array of next observations has another one than the next row, a trajectory has

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from replaystore.errors import UnsupportedError
 from replaystore.extras import require
-from replaystore.formats.shared.arrow import Kind, pyarrow
+from replaystore.formats.shared.arrow.reading import Kind, pyarrow
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.ragged_forms import offsets_of
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from replaystore.errors import FormatError
-from replaystore.formats.shared.instructions import Machine, Name, Payload, Stream
+from replaystore.formats.shared.pickles.instructions import Machine, Name, Payload, Stream
 from replaystore.storage.local import read_all
 
 __all__ = ["Array", "Name", "Payload", "Thing", "bytes_of", "numpy_name", "scan"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.errors import FormatError, SchemaError
-from replaystore.formats.shared.flat import Column, Flat, as_flags, squeezed, without_cuts
-from replaystore.formats.shared.flat_writing import next_of
+from replaystore.formats.shared.flat.arrays import Column, Flat, as_flags, squeezed, without_cuts
+from replaystore.formats.shared.flat.writing import next_of
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.source import Source
 from replaystore.schema.names import check_name, join_path

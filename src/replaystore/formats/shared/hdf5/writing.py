@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from replaystore.containers.deflating import deflate
 from replaystore.errors import StorageError
-from replaystore.formats.shared.hdf5_values import called, from_library, standard_type
+from replaystore.formats.shared.hdf5.values import called, from_library, standard_type
 from replaystore.interrupts import signals_wait
 
 __all__ = ["NewGroup", "NewRows", "new_hdf5"]

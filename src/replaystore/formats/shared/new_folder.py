@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from replaystore.errors import AlreadyExistsError, ReplayStoreError
-from replaystore.formats.shared.writing import unwritten
+from replaystore.formats.shared.new_files import unwritten
 from replaystore.location import Location
 from replaystore.registry import PLAIN
 from replaystore.storage.locks import Lock

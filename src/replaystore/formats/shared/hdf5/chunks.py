@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from replaystore.containers.deflating import inflate
 from replaystore.errors import CorruptError, StorageError, UnsupportedError
-from replaystore.formats.shared.hdf5_values import OpenFile, called
+from replaystore.formats.shared.hdf5.values import OpenFile, called
 
 __all__ = ["MAX_CHUNK", "FileChunks", "filters_of"]
 

@@ -29,10 +29,10 @@ import h5py  # type: ignore[import-untyped]
 
 from replaystore import not_stores
 from replaystore.errors import CorruptError, FormatError, StorageError
-from replaystore.formats.shared.hdf5_datasets import Dataset
-from replaystore.formats.shared.hdf5_reads import Reads
-from replaystore.formats.shared.hdf5_values import OpenFile, attributes_of, called
-from replaystore.formats.shared.tensors import opened
+from replaystore.formats.shared.file_rows import opened
+from replaystore.formats.shared.hdf5.datasets import Dataset
+from replaystore.formats.shared.hdf5.reads import Reads
+from replaystore.formats.shared.hdf5.values import OpenFile, attributes_of, called
 from replaystore.storage.local import read_all
 
 __all__ = ["SIGNATURE", "Dataset", "Group", "opened_hdf5"]

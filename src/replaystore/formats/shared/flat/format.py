@@ -12,7 +12,7 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Report, refuse_losses
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.writing import NewFiles
+from replaystore.formats.shared.new_files import NewFiles
 from replaystore.formats.source import Source
 from replaystore.views.reader import BufferReader
 

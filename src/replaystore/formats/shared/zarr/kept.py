@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError, ReplayStoreError, SchemaError
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.kept import Kept, check
-from replaystore.formats.shared.zarr import ZarrArray, ZarrTree
-from replaystore.formats.shared.zarr_writing import NewArray, Sink, put_group
+from replaystore.formats.shared.zarr.tree import ZarrArray, ZarrTree
+from replaystore.formats.shared.zarr.writing import NewArray, Sink, put_group
 from replaystore.formats.source import Block
 from replaystore.schema.fields import Schema
 from replaystore.schema.names import escape, unescape

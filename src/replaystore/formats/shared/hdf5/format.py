@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from typing import IO
 
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.hdf5 import Group, opened_hdf5
-from replaystore.formats.shared.hdf5_new import NewGroup, new_hdf5
-from replaystore.formats.shared.one_file import OneFile
+from replaystore.formats.shared.flat.format import OneFile
+from replaystore.formats.shared.hdf5.groups import Group, opened_hdf5
+from replaystore.formats.shared.hdf5.writing import NewGroup, new_hdf5
 
 __all__ = ["Hdf5Format"]
 

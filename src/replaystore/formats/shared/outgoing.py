@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from replaystore.formats.blocks import beside_fields
 from replaystore.formats.options import Options
 from replaystore.formats.report import KEPT, Fate, Report, changed, lost
-from replaystore.formats.shared.tensors import BLOCK_BYTES
+from replaystore.formats.shared.file_rows import BLOCK_BYTES
 from replaystore.views.foreign_ring import Placement, state_of
 from replaystore.views.reader import BufferReader
 

@@ -1,0 +1,1 @@
+"""Tables of Arrow and Parquet, read and written."""

@@ -1,0 +1,1 @@
+"""HDF5 files of other software, read with nothing of them believed, and written."""

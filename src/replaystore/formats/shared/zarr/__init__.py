@@ -1,0 +1,1 @@
+"""Zarr hierarchies of other software, read and written."""
