@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import replaystore as rs
 
 __all__ = ["READERS", "Reader", "episodes"]
 
 Reader = Callable[[Path], int]
-"""Reads all of a file with the library that it is of, as its users do; how many steps there were."""
+"""Reads all of a file with the library that it is of, as its users do: arrays in memory, and of formats that
+are flat arrays slices of them for each trajectory; how many steps there were."""
 
 
 def episodes(place: Path, count: int, length: int) -> Path:
@@ -52,6 +54,21 @@ def episodes(place: Path, count: int, length: int) -> Path:
     return store
 
 
+def _cut(read: Mapping[str, Any], stops: NDArray[np.int64]) -> int:
+    """Arrays of all steps as arrays of each trajectory, which is what we give: slices, nothing is copied."""
+    found = begin = 0
+    for stop in stops.tolist():
+        piece = slice(begin, stop)
+        found += len({name: values[piece] for name, values in read.items()}["actions"])
+        begin = stop
+    return found
+
+
+def _cut_at_flags(read: Mapping[str, Any]) -> int:
+    steps = {name: values for name, values in read.items() if len(values) == len(read["actions"])}
+    return _cut(steps, np.flatnonzero(steps["terminals"] | steps["timeouts"]) + 1)
+
+
 def _minari(path: Path) -> int:
     import minari
 
@@ -64,7 +81,7 @@ def _d4rl(path: Path) -> int:
 
     with h5py.File(path) as file:  # as `get_dataset` does it
         data = {name: file[name][:] for name in file if isinstance(file[name], h5py.Dataset)}
-    return len(data["rewards"])
+    return _cut_at_flags(data)
 
 
 def _robomimic(path: Path) -> int:
@@ -142,7 +159,15 @@ def _diffusion_policy(path: Path) -> int:
 def _npz(path: Path) -> int:
     with np.load(path) as file:
         read = {name: file[name] for name in file.files}
-    return max(len(values) for values in read.values() if values.ndim)
+    return _cut_at_flags(read)
+
+
+def _pickled(path: Path) -> int:
+    import pickle
+
+    with path.open("rb") as file:
+        read = pickle.load(file)  # noqa: S301  # we wrote it
+    return _cut_at_flags(read)
 
 
 def _parquet(path: Path) -> int:
@@ -168,6 +193,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "lerobot": ("lerobot", _lerobot),
     "diffusion_policy": ("diffusion.zarr", _diffusion_policy),
     "npz": ("data.npz", _npz),
+    "pickled_dict": ("data.dict.pkl", _pickled),
     "parquet": ("data.parquet", _parquet),
 }
 """For each format what its file is called, and how its own library reads it."""

@@ -23,7 +23,8 @@ TARGETS = {("minari", "5,000 of 200 steps"): 10.0}
 
 
 def reading(context: Context) -> list[Result]:
-    """All steps, in blocks, beside all steps as the library's users get them."""
+    """All steps, in blocks of one trajectory each, beside all steps as the library's users get them: read
+    into memory, and where these are flat arrays cut into those of each trajectory."""
     found = []
     for shape, (many, long) in SHAPES.items():
         count, length = context.choose(many, max(2, many // 50)), context.choose(long, max(10, long // 10))

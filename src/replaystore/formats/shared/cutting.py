@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,30 +93,59 @@ def cut(runs: Iterable[Run]) -> Iterator[Block]:
 
 
 def _pieces(run: Run, *, begins: bool) -> Iterator[Block]:
-    """The blocks of a run. Of the last one it is not known whether it ends."""
-    count, starts = len(run), run.begins.copy()
-    differing = _differing(run)
-    known = dict(zip(run.final_rows.tolist(), range(count), strict=False))
-    starts[[0, *(row + 1 for row in (*known, *differing) if row + 1 < count)]] = True
-    bounds, fresh = [*np.flatnonzero(starts).tolist(), count], [*run.begins.tolist(), False]
-    fresh[0] = begins
-    flags = {name: run.told[name] for name in FLAGS if name in run.told}
-    about = {name: run.told[name] for name in ("seed", "split") if name in run.told}
-    env = run.told.get("env")
-    for start, stop in pairwise(bounds):
-        more: dict[str, Any] = {}
-        if fresh[stop] or stop == count:
-            more = {name: bool(values[stop - 1]) for name, values in flags.items()}
-        if fresh[start] and about:
-            more |= {name: _plain(values[start]) for name, values in about.items()}
-        if fresh[start] and run.table:
-            more["row"] = {name: values[start] for name, values in run.table.items()}
-        if stop - 1 in known:
-            more["final"] = _row(run.finals, known[stop - 1])
-        elif stop - 1 in differing and run.following is not None:
-            more["final"] = _row(run.following, stop - 1)
-        columns = {name: rows[start:stop] for name, rows in run.columns.items()}
-        yield Block(columns, 0 if env is None else int(env[start]), fresh[start], fresh[stop], **more)
+    """The blocks of a run. Of the last one it is not known whether it ends. What is known of each is looked
+    up for all of them at once: where trajectories are short, what one costs is most of what all cost."""
+    count, starts, differing = len(run), run.begins.copy(), _differing(run)
+    starts[0] = True
+    starts[1:] |= differing[:-1]
+    starts[(run.final_rows + 1)[run.final_rows + 1 < count]] = True
+    first = np.flatnonzero(starts)
+    last = np.append(first[1:], count) - 1
+    fresh = [begins, *run.begins[first[1:]].tolist()]
+    env = _values(run.told.get("env"), first, 0)
+    told = zip(
+        _values(run.told.get("seed"), first, -1),
+        _values(run.told.get("split"), first, ""),
+        *(
+            [one if one is None else bool(one) for one in _values(run.told.get(name), last, None)]
+            for name in FLAGS
+        ),
+        _places(run.final_rows, last),
+        differing[last].tolist(),
+        strict=True,
+    )
+    bounds = zip(first.tolist(), (last + 1).tolist(), env, fresh, [*fresh[1:], False], told, strict=True)
+    for start, stop, number, new, ends, (seed, split, terminated, truncated, place, differs) in bounds:
+        piece = slice(start, stop)
+        block = Block({name: rows[piece] for name, rows in run.columns.items()}, number, new, ends)
+        if new:
+            block.seed, block.split = seed, split
+            if run.table:
+                block.row = {name: values[start] for name, values in run.table.items()}
+        if ends or stop == count:
+            block.terminated, block.truncated = terminated, truncated
+        if place >= 0:
+            block.final = _row(run.finals, place)
+        elif differs and run.following is not None:
+            block.final = _row(run.following, stop - 1)
+        yield block
+
+
+def _values(values: Any, rows: NDArray[np.int64], blank: Any) -> list[Any]:
+    """What is told of these rows, as Python has it; `blank` where nothing is."""
+    if values is None:
+        return [blank] * len(rows)
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        found: list[Any] = values[rows].tolist()
+        return found
+    return [_plain(values[row]) for row in rows.tolist()]
+
+
+def _places(known: NDArray[np.int64], rows: NDArray[np.int64]) -> list[int]:
+    """Where these rows are in a sorted list; -1: they are not."""
+    at = np.searchsorted(known, rows)
+    found: list[int] = np.where(np.append(known, -1)[at] == rows, at, -1).tolist()
+    return found
 
 
 def _settled(block: Block, *, ends: bool) -> Block:
@@ -129,14 +157,14 @@ def _settled(block: Block, *, ends: bool) -> Block:
     return replace(block, ends=False, terminated=None, truncated=None)
 
 
-def _differing(run: Run) -> set[int]:
-    """The rows after which something else was observed than the next row says; but for the last row."""
-    if run.following is None:
-        return set()
-    differs = run.begins[1:].copy()
-    for name, rows in run.following.items():
-        differs |= unlike(rows[:-1], run.columns[name][1:])
-    return set(np.flatnonzero(differs).tolist())
+def _differing(run: Run) -> NDArray[np.bool_]:
+    """After which rows something else was observed than the next row says; of the last row it is not said."""
+    differs = np.zeros(len(run), np.bool_)
+    if run.following is not None:
+        differs[:-1] = run.begins[1:]
+        for name, rows in run.following.items():
+            differs[:-1] |= unlike(rows[:-1], run.columns[name][1:])
+    return differs
 
 
 def _row(rows: Arrays, at: int) -> dict[str, Any]:

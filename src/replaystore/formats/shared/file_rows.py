@@ -65,8 +65,9 @@ class FileRows:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop). FormatError: the file became shorter, or a bool is neither 0 nor 1;
         StorageError."""
-        data = bytearray((stop - start) * self.row_bytes)
-        rest, at = memoryview(data), self.offset + start * self.row_bytes
+        found = np.empty((stop - start, *self.shape), self.dtype)
+        numbers = found.reshape(-1).view(np.uint8)
+        rest, at = numbers.data, self.offset + start * self.row_bytes
         while rest:
             try:
                 got = os.preadv(self.descriptor, [rest], at)
@@ -77,13 +78,11 @@ class FileRows:
             if not got:
                 raise FormatError(f"{self.where}: the file became shorter while it was read: copy it again")
             rest, at = rest[got:], at + got
-        if self.dtype == np.bool_:
-            numbers = np.frombuffer(data, np.uint8)
-            if numbers.size and int(numbers.max()) > 1:
-                raise FormatError(
-                    f"{self.where}: a value that must be 0 or 1 is {int(numbers.max())}: the file is damaged"
-                )
-        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape)
+        if self.dtype == np.bool_ and numbers.size and int(numbers.max()) > 1:
+            raise FormatError(
+                f"{self.where}: a value that must be 0 or 1 is {int(numbers.max())}: the file is damaged"
+            )
+        return found
 
     def used(self, start: int) -> int:
         """One more than the last row from `start` on that has a byte other than 0; `start` if there is

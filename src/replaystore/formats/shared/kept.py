@@ -8,19 +8,22 @@ A file that is not what this tells of any more was changed by other software, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from replaystore.formats.shared.known import Known
 from replaystore.formats.source import Block, Source
 from replaystore.schema.fields import Schema
 from replaystore.schema.strict_json import strict
 
 __all__ = ["Kept", "Rows", "check"]
 
+SOME = 4096
+"""Trajectories that are looked up at once."""
 LONGEST = 1 << 48
 """Steps of a trajectory."""
 
@@ -71,28 +74,37 @@ class Kept:
         """The last rows of trajectories that were only cut off, which other readers see as truncated."""
         return (np.cumsum(self.length) - 1)[~(self.terminated | self.truncated)]
 
-    def begins(self, number: int) -> dict[str, Any]:
-        """What the block says with which a trajectory begins."""
-        return {
-            "env": int(self.env[number]),
-            "seed": int(self.seed[number]),
-            "split": self.splits[self.split[number]],
-            "row": {name: values[number] for name, values in self.columns.items()},
-        }
-
-    def ends(self, number: int) -> dict[str, Any]:
-        """What the block says with which it ends, but for the final observation."""
-        return {"terminated": bool(self.terminated[number]), "truncated": bool(self.truncated[number])}
+    def known(self, some: slice, fields: Collection[str] = ()) -> Iterator[Known]:
+        """What is known of some trajectories; of flags that are `fields`, their steps tell."""
+        count = len(self.length[some])
+        columns = {name: values[some] for name, values in self.columns.items()}
+        flags = {"terminated": self.terminated, "truncated": self.truncated}
+        return map(
+            Known,
+            self.env[some].tolist(),
+            self.seed[some].tolist(),
+            [self.splits[place] for place in self.split[some].tolist()],
+            [{name: values[at] for name, values in columns.items()} for at in range(count)],
+            *([None] * count if name in fields else values[some].tolist() for name, values in flags.items()),
+            (self.final[some] >= 0).tolist(),
+        )
 
     def told(self, block: Block, number: int) -> Block:
         """A block of a trajectory, with what was kept of that."""
-        about = self.begins(number) if block.begins else {"env": int(self.env[number])}
-        if block.ends:
-            at, final = int(self.final[number]), block.final
-            if self.finals and at >= 0:
-                final = {name: rows.read(at, at + 1)[0] for name, rows in self.finals.items()}
-            about |= {"final": final if at >= 0 else None, **self.ends(number)}
-        return replace(block, **about)
+        at = int(self.final[number])
+        if block.ends and self.finals and at >= 0:
+            block.final = {name: rows.read(at, at + 1)[0] for name, rows in self.finals.items()}
+        (known,) = self.known(slice(number, number + 1))
+        return known.tell(block)
+
+    def told_of(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The blocks of all trajectories, with what was kept of each; final observations are in them."""
+        every = (one for at in range(0, len(self), SOME) for one in self.known(slice(at, at + SOME)))
+        known = Known(0)
+        for block in blocks:
+            if block.begins:
+                known = next(every)
+            yield known.tell(block)
 
     def source(self, blocks: Callable[[int], Iterator[Block]], remarks: list[str] | None = None) -> Source:
         """As a format gives it, with these blocks."""

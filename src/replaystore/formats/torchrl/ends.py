@@ -125,7 +125,7 @@ def _ids(held: Held, naming: Naming, grid: Grid, start: int, stop: int) -> NDArr
     if naming.ids is None:
         return None
     found = grid.read(held.columns[naming.ids], start, stop)
-    return found.reshape(found.shape[:2]).astype(np.int64)
+    return found.reshape(found.shape[:2]).astype(np.int64, copy=False)
 
 
 def _end_before(

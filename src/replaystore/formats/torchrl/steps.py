@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.formats.shared.kept import Kept
+from replaystore.formats.shared.known import Known
 from replaystore.formats.source import Block
 from replaystore.formats.torchrl.ends import Looked, Runs, different
 from replaystore.formats.torchrl.grids import Grid, Held, flags_of
@@ -38,15 +39,25 @@ class _Lane:
     """By environments, what followed the last step of trajectories that go on in another run."""
 
 
+class _Run(NamedTuple):
+    """A run."""
+
+    stop: int
+    env: int
+    begins: bool
+    ends: bool
+    known: Known
+
+
 class Steps:
     """What `Source.blocks` gives."""
 
     def __init__(self, held: Held, naming: Naming, looked: Looked, kept: Kept | None) -> None:
         self._held, self._naming, self._looked, self._kept = held, naming, looked, kept
         self._fields = naming.fields if kept is None else kept.schema.fields
-        self._known = set(naming.observed) >= {
-            name for name, declared in self._fields.items() if declared.role == "observation"
-        }
+        observed = {name for name, declared in self._fields.items() if declared.role == "observation"}
+        self._whole = bool(naming.observed) and set(naming.observed) >= observed
+        """Whether what follows steps is there in all fields of observations."""
         self.cuts = 0
         """Where trajectories were cut because something else followed."""
 
@@ -137,81 +148,73 @@ class Steps:
         apart: NDArray[np.bool_],
     ) -> Iterator[Block]:
         runs, cuts = lane.runs, set[int]()
-        last = int(np.searchsorted(runs.stop, stop, side="right"))
-        inner = runs.stop[lane.run : last]
+        first, last = lane.run, int(np.searchsorted(runs.stop, stop, side="right"))
+        inner = runs.stop[first:last].tolist()
         if self._kept is None:
-            cuts = set((start + 1 + np.flatnonzero(apart)).tolist()) - set(inner.tolist())
-        places = sorted({*inner.tolist(), *(cut for cut in cuts if cut < grid.count), stop})
+            cuts = set((start + 1 + np.flatnonzero(apart)).tolist()) - set(inner)
+        places = sorted({*inner, *(cut for cut in cuts if cut < grid.count), stop})
+        some = list(self._runs(runs, slice(first, last + 1)))
         at = start
         for place in places:
-            low, high = at - start, place - start
-            yield self._block(
-                grid,
-                lane,
-                place,
-                {name: values[low:high] for name, values in rows.items()},
-                {name: values[low] for name, values in rows.items() if name in after},
-                {name: values[high - 1] for name, values in after.items()},
-                cut=place in cuts,
-            )
+            piece = slice(at - start, place - start)
+            block = {name: values[piece] for name, values in rows.items()}
+            following = {name: values[piece.stop - 1] for name, values in after.items()}
+            yield self._block(grid, lane, some[lane.run - first], place, block, following, cut=place in cuts)
             at = place
+
+    def _runs(self, runs: Runs, some: slice) -> Iterator[_Run]:
+        """Some of the runs of a lane, with what is known of their trajectories."""
+        env, kept = runs.env[some].tolist(), self._kept
+        if kept is not None:
+            known = kept.known(some, self._fields)
+        elif runs.ids is None:
+            known = map(Known, env)
+        else:
+            known = (
+                Known(number, row={"traj_ids": own}) for number, own in zip(env, runs.ids[some], strict=True)
+            )
+        stop, begins, ends = (values[some].tolist() for values in (runs.stop, runs.begins, runs.ends))
+        return map(_Run, stop, env, begins, ends, known)
 
     def _block(
         self,
         grid: Grid,
         lane: _Lane,
+        run: _Run,
         place: int,
         rows: Arrays,
-        first: Mapping[str, NDArray[Any]],
         following: Mapping[str, NDArray[Any]],
         *,
         cut: bool,
     ) -> Block:
         """The steps of a lane up to a place, which lie in one run."""
-        runs, run = lane.runs, lane.run
-        env, ended = int(runs.env[run]), place == int(runs.stop[run])
-        begins = lane.place == "cut" or (lane.place == "run" and bool(runs.begins[run]))
-        if lane.place == "run" and not begins and self._other(lane.after.get(env), first):
+        ended = place == run.stop
+        begins = lane.place == "cut" or (lane.place == "run" and run.begins)
+        if lane.place == "run" and not begins and self._other(lane.after.get(run.env), rows):
             begins = True  # it is another trajectory of the same number
             self.cuts += 1
-        ends = cut or (ended and bool(runs.ends[run]))
-        final = following if self._is_known(grid, place, run) and (ended or cut) else None
-        about: dict[str, Any] = {"env": env}
-        if self._kept is not None:
-            about = self._kept.begins(run) if begins else {"env": int(self._kept.env[run])}
-            if ends:
-                about |= self._flags(run)
-        elif begins and runs.ids is not None:
-            about["row"] = {"traj_ids": runs.ids[run]}
+        ends = cut or (ended and run.ends)
+        known = (ended or cut) and run.known.final and self._is_known(grid, place)
         if ended and not ends:
-            lane.after[env] = following
+            lane.after[run.env] = following
         lane.run += ended
         lane.place = "run" if ended else "cut" if cut else "inside"
         self.cuts += cut
-        return Block(rows, begins=begins, ends=ends, final=final, **about)
+        return run.known.tell(Block(rows, 0, begins, ends, final=following if known else None))
 
-    def _flags(self, run: int) -> dict[str, bool]:
-        """How a trajectory ended, where that is said beside it."""
-        assert self._kept is not None
-        return {name: flag for name, flag in self._kept.ends(run).items() if name not in self._fields}
-
-    def _is_known(self, grid: Grid, place: int, run: int) -> bool:
-        """Whether what followed the step before a place is known."""
-        if not self._known or not self._naming.observed:
-            return False
-        if self._kept is not None:
-            return int(self._kept.final[run]) >= 0
-        if self._held.compact:
+    def _is_known(self, grid: Grid, place: int) -> bool:
+        """Whether what followed the step before a place is there."""
+        if self._held.compact and self._whole:
             at = int(np.searchsorted(grid.ends, place - 1))
             return at < len(grid.ends) and int(grid.ends[at]) == place - 1
-        return True
+        return self._whole
 
     @staticmethod
-    def _other(before: Mapping[str, NDArray[Any]] | None, first: Mapping[str, NDArray[Any]]) -> bool:
+    def _other(before: Mapping[str, NDArray[Any]] | None, rows: Arrays) -> bool:
         """Whether what a trajectory goes on with is not what followed its last step."""
         if before is None:
             return True
-        return any(different(before[name][None], rows[None])[0] for name, rows in first.items())
+        return any(different(seen[None], rows[name][:1])[0] for name, seen in before.items())
 
 
 def _different(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.bool_]:

@@ -181,10 +181,8 @@ class Flat:
 
     def blocks(self, max_bytes: int) -> Iterator[Block]:
         """All rows."""
-        number = -1
-        for block in cut(self._runs(max_bytes)):
-            number += block.begins
-            yield block if self.kept is None else self.kept.told(block, number)
+        blocks = cut(self._runs(max_bytes))
+        return blocks if self.kept is None else self.kept.told_of(blocks)
 
     def _runs(self, max_bytes: int) -> Iterator[Run]:
         width = sum(column.row_bytes for column in (*self.columns.values(), *self.following.values()))
