@@ -44,8 +44,8 @@ def flat_digests(blocks: Iterable[Block], fields: Mapping[str, Field]) -> tuple[
             if waiting >= most:
                 tally.turn()
                 waiting = 0
-        runs = zip(tally.kinds, story.runs, strict=True)
-        return {kind.name: kind.digest(run, story.steps).hex() for kind, run in runs}, story.steps
+        digests = zip(tally.kinds, tally.digests_of(story), strict=True)
+        return {kind.name: digest.hex() for kind, digest in digests}, story.steps
 
 
 def largest_differences(

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAF", "Crew", "Run", "bytes_of", "turn_bytes"]
+__all__ = ["LEAF", "SMALL", "Crew", "Run", "bytes_of", "turn_bytes"]
 
 LEAF = 1 << 20
 """Bytes of a leaf, but for a row that has more."""
