@@ -213,24 +213,13 @@ def _sniff(path: str) -> Entry:
         ) from error
     if found is not None:
         return found
-    if os.path.isdir(path) and (foreign := list(registry.by_content("formats", path))):
-        raise ArgumentError(_of_format(path, path, foreign))
     if strange := not_stores.line(path):
         raise FormatError(strange)
     if not os.path.exists(path):
         raise ArgumentError(
             f"{path!r} does not exist: check the path; to make a store, use one of the suffixes {_known()}"
         )
-    foreign = registry.find("formats", path)
-    if foreign and os.path.isfile(path):
-        stem, _ = os.path.splitext(path)
-        raise ArgumentError(_of_format(path, stem, foreign))
-    raise ArgumentError(f"{path!r} is not a store known by its content: use one of the suffixes {_known()}")
-
-
-def _of_format(path: str, stem: str, foreign: list[Entry]) -> str:
-    kinds = " or ".join(known.what or known.name for known in foreign)
-    return (
-        f"{path!r} is not a store known by its content: of {kinds}, "
-        f"`replaystore convert {path} {stem}.zarr` makes one"
+    raise ArgumentError(
+        f"{path!r} is not a store known by its content: check the path; `replaystore formats` lists what is "
+        "read of other software"
     )

@@ -1,13 +1,18 @@
-"""What a file is that is no store, and where to go with it. Asked only where opening has failed; nothing in a
-file is run or believed."""
+"""What a file is that is no store, and where to go with it: to `replaystore convert`, if a format reads it.
+Asked only where opening has failed; nothing in a file is run or believed."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
+from collections.abc import Iterator
+from itertools import islice
 
-__all__ = ["addition", "line", "what"]
+from replaystore.registry import Entry, recognizing
+
+__all__ = ["addition", "line", "of_format", "what"]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 OWN_HDF5 = b"REPLAYSTORE HDF5"
@@ -17,6 +22,8 @@ ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _ROOT, _END_OF_DIRECTORY = re.compile(rb"PK\x01\x02.{42}zarr\.json", re.DOTALL), b"PK\x05\x06"
 """In the directory of a zip: of a member of that name at its root, and what follows the last member."""
 _BEGIN, _END = 4096, 1 << 16
+MOST = 100
+"""So many of what is in a folder are looked at."""
 _TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of checkpoints before PyTorch 1.6
 
 _SIGNATURES = (
@@ -54,27 +61,103 @@ def line(path: str) -> str:
     """What lies at a path, if it is something known that is no store of ours, and what to do with it; else
     "".
 
-    One line, such as "a.npz is an .npz archive of NumPy, and no store of replaystore: read it with
-    numpy.load, …"."""
+    One line, such as "a.npz is an .npz file of flat arrays, and no store of replaystore: `replaystore convert
+    a.npz a.zarr` makes one"."""
+    if told := of_format(path):
+        return told
     found = what(path)
     return f"{path} is {found[0]}, and no store of replaystore: {found[1]}" if found else ""
 
 
+def of_format(path: str) -> str:
+    """The same of files of a format that is known, of those that are damaged, of parts of such a dataset, and
+    of a folder with such files in it; else ""."""
+    try:
+        if not (os.path.isdir(path) or os.path.isfile(path)) or _is_ours(path):
+            return ""
+        if known := recognizing.readable(path):
+            return f"{path} is {_shown(known)}, and no store of replaystore: {_convert(path)} makes one"
+        if found := recognizing.around(path):
+            return (
+                f"{path} is only a part of {_shown(found[1])}: {_convert(found[0])} makes a "
+                "store of the whole"
+            )
+        if not _is_zarr(path) and (error := recognizing.refusal(path)):
+            return f"{path} is no store of replaystore, and cannot be converted to one: {error}"
+        return _of_folder(path) if os.path.isdir(path) else ""
+    except OSError:  # whoever opens it says so
+        return ""
+
+
+def _of_folder(path: str) -> str:
+    """What makes a store of the first of what is in a folder, or in those in it."""
+    for name in islice(_names(path), MOST):
+        inside = os.path.join(path, name)
+        if known := recognizing.readable(inside):
+            return (
+                f"{path} is a folder with {_shown(known)} in it, {name}, and no store of replaystore: "
+                f"{_convert(inside)} makes one"
+            )
+    return ""
+
+
+def _names(path: str) -> Iterator[str]:
+    """Of what is in a folder; then of what is in the folders there."""
+    names = sorted(os.listdir(path))
+    yield from names
+    for name in names:
+        inside = os.path.join(path, name)
+        if os.path.isdir(inside) and not _is_zarr(inside) and os.access(inside, os.R_OK | os.X_OK):
+            yield from (os.path.join(name, below) for below in sorted(os.listdir(inside)))
+
+
+def _shown(known: Entry) -> str:
+    return known.what or f"a file of {known.name}"
+
+
+def _convert(path: str) -> str:
+    """The command that makes a store of it."""
+    path = path.removeprefix("./")
+    stem, suffix = os.path.splitext(path)
+    stem = path if os.path.isdir(path) and suffix != ".zarr" else stem
+    target = f"{stem}.zarr"
+    if os.path.lexists(target):
+        target = f"{stem}-store.zarr"
+    return f"`replaystore convert {shlex.quote(path)} {shlex.quote(target)}`"
+
+
 def addition(path: str) -> str:
-    """The same for the end of a message that says that it is no such file: "; it is an HDF5 file of other
+    """What it is for the end of a message that says that it is no such file: "; it is an HDF5 file of other
     software: read it …"."""
     found = what(path)
     return f"; it is {found[0]}: {found[1]}" if found else ""
 
 
 def what(path: str) -> tuple[str, str] | None:
-    """What lies there, and what to do with it; None if that is not known, or it may be a store of ours."""
+    """What lies there by its first bytes, and how to get at it without any format; None if that is not known,
+    or it may be a store of ours."""
     found = _found(path)
     if found is None or "read" not in found[1]:
         return found
     return found[0], (
         f"{found[1]}, and append its arrays to a new buffer with replaystore.create and buffer.append"
     )
+
+
+def _is_ours(path: str) -> bool:
+    """Whether it is a file of ours, however damaged."""
+    if os.path.isdir(path):
+        return False
+    with open(path, "rb") as file:
+        begin = file.read(_BEGIN)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+        end = file.read(_END) if begin.startswith(ZIP) else b""
+    return begin.startswith(OWN_HDF5) or _ROOT.search(end) is not None
+
+
+def _is_zarr(path: str) -> bool:
+    """Whether it may be a store of ours, or is a hierarchy of Zarr at least."""
+    return any(os.path.lexists(os.path.join(path, name)) for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _found(path: str) -> tuple[str, str] | None:
@@ -134,9 +217,10 @@ def _folder(path: str) -> tuple[str, str] | None:
         return None
     if stores:
         return "a folder", f"name what is in it, such as {os.path.join(path, stores[0])}"
-    for name in names[:100]:
+    for name in names[:MOST]:
         inside = os.path.join(path, name)
-        found = _found(inside) if os.path.isfile(inside) else None
+        texts = os.path.splitext(name)[1].lower() in _TEXTS  # which lie in folders of all kinds
+        found = _found(inside) if os.path.isfile(inside) and not texts else None
         if found:
             return f"a folder with {found[0]} ({name})", found[1]
     return None

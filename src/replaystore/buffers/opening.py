@@ -93,10 +93,10 @@ def _open(place: Location, *, writable: bool) -> Container:
         raise
     except FormatError as error:
         damaged = isinstance(error, FormatVersionError | CorruptError)
-        strange = not_stores.addition(place.path) if _is_on_disk(place) and not damaged else ""
-        if strange:
-            raise FormatError(f"{error}{strange}") from error
-        raise
+        if not _is_on_disk(place) or damaged:
+            raise
+        told = not_stores.of_format(place.path)
+        raise FormatError(told or f"{error}{not_stores.addition(place.path)}") from error
 
 
 def _is_on_disk(place: Location) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
+from replaystore import not_stores
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.making import make
@@ -41,6 +42,7 @@ from replaystore.formats.report import Proof, Report, merged
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, expanded, parse
 from replaystore.registry import broken, registered
+from replaystore.registry.recognizing import recognizes
 
 __all__ = ["Progress", "Report", "convert", "opened"]
 
@@ -190,6 +192,8 @@ def _opened_known(source: Place | Buffer) -> Iterator[Buffer]:
         try:
             parse(source)
         except (SchemaError, FormatError) as error:
+            if not_stores.of_format(os.fspath(source)):
+                raise  # it has been said what it is
             raise type(error)(
                 f"{error}; or say with source_format= (--from) of which format it is: {_formats('reads')}"
             ) from None
@@ -279,7 +283,7 @@ class _Named:
             return None
         if self.either is None:
             return self.source or finding.find(source)
-        if finding.recognizes(self.either, _path(source)) or not _is_store(source):
+        if recognizes(self.either, _path(source)) or not _is_store(source):
             self.source = self.either
             return self.source
         return None

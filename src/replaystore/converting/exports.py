@@ -23,6 +23,7 @@ from replaystore.formats.format import Format
 from replaystore.formats.options import Options
 from replaystore.formats.report import Fate, Report, lost, refuse_losses, unseen
 from replaystore.registry import entry
+from replaystore.registry.recognizing import recognizes
 from replaystore.schema.names import listed
 
 __all__ = ["export"]
@@ -95,7 +96,7 @@ def export(
 
 def _check_replaced(path: str, name: str, format_: Format) -> None:
     """AlreadyExistsError: what is to be replaced is no such file, or a folder in which more lies."""
-    if not finding.recognizes(name, path):
+    if not recognizes(name, path):
         raise AlreadyExistsError(
             f"{path} is something else than {entry('formats', name).what or f'a file of {name}'}, and is not "
             "replaced: move it away, or choose another name"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from replaystore.errors import PluginError, ReplayStoreError
+from replaystore.errors import FormatError, PluginError, ReplayStoreError
 from replaystore.formats.format import Format
 from replaystore.formats.options import Progress
 from replaystore.formats.source import RingSource, Source
-from replaystore.registry import entry
+from replaystore.registry import entry, recognizing
 
 __all__ = ["Told", "blamed", "reading"]
 
@@ -68,11 +68,25 @@ def reading(
                     inside = error
                     raise
         except Exception as error:
+            if inside is None and type(error) is FormatError and (other := _other(name, path)):
+                raise FormatError(other) from error
             if inside is None or error is inside:
                 raise
             if isinstance(inside, ReplayStoreError) or _raised(progress, inside):
                 raise inside from inside.__cause__
             raise
+
+
+def _other(name: str, path: str) -> str:
+    """What it is, where it is of another format than the one of this name."""
+    try:
+        known = recognizing.readable(path)
+    except OSError:  # it has been said what is wrong
+        return ""
+    if known is None or known.name == name:
+        return ""
+    what = entry("formats", name).what or name
+    return f"{path} is {known.what or known.name}, not {what}: name the format {known.name!r}, or none"
 
 
 def _raised(progress: Progress | None, error: BaseException) -> bool:

@@ -6,6 +6,7 @@ is laid down as it is; its tables are whole.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,7 +35,7 @@ from replaystore.formats import finding
 from replaystore.formats.report import KEPT, Proof, Report, as_provenance, refuse_losses
 from replaystore.formats.source import Block, RingSource, Source
 from replaystore.location import Location
-from replaystore.registry import entry
+from replaystore.registry import entry, recognizing
 from replaystore.schema import document as documents
 from replaystore.schema import tree
 from replaystore.schema.fields import Schema
@@ -77,7 +78,7 @@ def bring(path: str, name: str, place: Location, how: How) -> Report:
             trajectories=job.trajectories,
             fields={**dict.fromkeys(source.schema.fields, KEPT), **source.fields},
             rest=source.rest,
-            remarks=source.remarks,
+            remarks=[*source.remarks, *_part_of(path, name)],
             source=path,
             target=str(place),
             bytes_read=job.done,
@@ -105,12 +106,24 @@ def _planned(
         trajectories=counted.trajectories,
         fields={**dict.fromkeys(source.schema.fields, KEPT), **source.fields},
         rest=source.rest,
-        remarks=source.remarks,
+        remarks=[*source.remarks, *_part_of(path, source.details["format"])],
         source=path,
         target=str(place),
         seconds=round(time.perf_counter() - begin, 3),
         dry_run=True,
     )
+
+
+def _part_of(path: str, name: str) -> list[str]:
+    """That something is only a part of a dataset, which lies in folders above it."""
+    found = recognizing.around(path)
+    if found is None:
+        return []
+    folder, known = found
+    if known.name == name and (os.path.isfile(path) or os.path.basename(path) in known.members):
+        return []  # it stands for the whole, such as the folder of data of a dataset of Minari
+    what = known.what or known.name
+    return [f"{path} is only a part of {what}, which lies in {folder}: convert that folder for the whole"]
 
 
 def _check_rows(path: str, source: Source | RingSource) -> None:

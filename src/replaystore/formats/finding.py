@@ -10,8 +10,9 @@ from replaystore import registry
 from replaystore.errors import PluginError, ReplayStoreError
 from replaystore.formats.format import Format
 from replaystore.location import expanded, names_store
+from replaystore.registry.recognizing import recognizes
 
-__all__ = ["Way", "able", "find", "find_target", "named", "recognizes"]
+__all__ = ["Way", "able", "find", "find_target", "named"]
 
 Way = Literal["reads", "writes"]
 """What a format can do, as `Format` calls it."""
@@ -57,12 +58,14 @@ def find(location: object) -> str | None:
             return entry.name
     if names_store(path):
         return None
-    by_suffix = [entry.name for entry in registry.by_suffix("formats", path)]
-    for name in by_suffix:
-        if len(by_suffix) == 1 or recognizes(name, path):
-            return name
-    if by_suffix:
-        return by_suffix[0]
+    by_suffix = list(registry.by_suffix("formats", path))
+    for entry in by_suffix:
+        if len(by_suffix) == 1 or recognizes(entry.name, path):
+            return entry.name
+    if by_suffix and not os.path.isfile(path):
+        return by_suffix[0].name
+    if by_suffix:  # it is none of them: of ours, the one for anything says best what is wrong
+        return [entry for entry in by_suffix if entry.package == by_suffix[0].package][-1].name
     if not os.path.exists(path) or next(registry.by_content("containers", path), None) is not None:
         return None
     return next((name for name in registry.registered("formats") if recognizes(name, path)), None)
@@ -96,16 +99,3 @@ def _content(path: str) -> Iterator[registry.Entry]:
         yield from registry.by_content("formats", path)
     except OSError:  # whoever opens it says so
         return
-
-
-def recognizes(name: str, path: str) -> bool:
-    """Whether a file is of the format of this name. Of one that lacks something, or is broken, nothing can be
-    said."""
-    try:
-        return bool(named(name).recognizes(path))
-    except ReplayStoreError:
-        return False
-    except Exception:
-        if registry.entry("formats", name).package == "replaystore":
-            raise
-        return False

@@ -18,6 +18,7 @@ from replaystore.converting.convert import convert
 from replaystore.errors import MissingDependencyError, ReplayStoreError, SchemaError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.format import Format
+from replaystore.registry.recognizing import recognizes
 from replaystore.testing import difficult
 from replaystore.testing.promises import Fates, Things, after, untrue
 
@@ -79,7 +80,7 @@ def foreign(samples: str) -> Iterator[tuple[str, str]]:
         for name in sorted(folders + files):
             path = os.path.join(folder, name)
             known = finding.find(path)
-            if known is not None and finding.recognizes(known, path):
+            if known is not None and recognizes(known, path):
                 yield known, path
                 if name in folders:
                     folders.remove(name)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore import not_stores
-from replaystore.errors import FormatError, NotFoundError
+from replaystore.errors import CorruptError, FormatError, NotFoundError
 from replaystore.formats.active_rlhf.export import Plan
 from replaystore.formats.active_rlhf.pickling import write_pickle
 from replaystore.formats.active_rlhf.unpickling import Infos, Tensor, scan
@@ -85,7 +85,8 @@ def contents(path: str) -> Iterator[Contents]:
         try:
             content = scan(descriptor, size, path)
         except FormatError as error:
-            if strange := not_stores.addition(path):
+            damaged = isinstance(error, CorruptError)
+            if not damaged and (strange := not_stores.addition(path)):
                 raise FormatError(f"{error}{strange}") from error
             raise
         needed = [*NUMBERS, *TENSORS, "trajectories"]

@@ -168,7 +168,7 @@ class _Outer(Machine):
     def frame(self) -> None:
         size = self.stream.number(8)
         if size > self.stream.stop - self.stream.at:
-            raise self.stream.error("it ends in the middle")
+            raise self.stream.cut()
 
     def payload(self, size: int) -> None:
         start = self.stream.at

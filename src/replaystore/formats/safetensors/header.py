@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from replaystore.errors import FormatError
+from replaystore.errors import CorruptError, FormatError
 from replaystore.formats.shared.file_rows import FileRows
 from replaystore.schema import strict_json
 from replaystore.storage.local import read_all
@@ -80,7 +80,7 @@ def read_header(descriptor: int, size: int, path: str) -> tuple[dict[str, Tensor
             raise FormatError(f"{path}: the tensor {tensor.name!r:.80} has no proper place: it is damaged")
         end += count
     if end != size:
-        raise FormatError(
+        raise CorruptError(
             f"{path} has {size} bytes, and its header speaks of {end}: it is damaged, or was not written to "
             "its end"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore import not_stores
-from replaystore.errors import FormatError
+from replaystore.errors import CorruptError, FormatError
 from replaystore.formats.shared.file_rows import FileRows, opened
 from replaystore.formats.shared.pickles.reading import Array, Name, Thing, scan
 from replaystore.formats.stable_baselines3.spaces import space_of
@@ -133,7 +133,8 @@ def contents(path: str) -> Iterator[Contents]:
         try:
             found = scan(descriptor, size, path, MAKER, allowed)
         except FormatError as error:
-            if strange := not_stores.addition(path):
+            damaged = isinstance(error, CorruptError)
+            if not damaged and (strange := not_stores.addition(path)):
                 raise FormatError(f"{error}{strange}") from error
             raise
         if type(found) is not Thing or not found.attributes:

@@ -103,8 +103,7 @@ def header_of(descriptor: int, size: int, path: str) -> Header:
     if missing:
         raise FormatError(
             f"{path} has no tensor {missing[0]!r}: it is not a buffer of velora, which are called "
-            "buffer_state.safetensors; "
-            "read it with safetensors.numpy.load_file"
+            "buffer_state.safetensors: check which file it is"
         )
     found, end = {}, 0
     for name, entry in sorted(content.items(), key=lambda item: _begin(item[1])):

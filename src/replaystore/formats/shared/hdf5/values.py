@@ -21,6 +21,7 @@ MAX_ATTRIBUTE = 16 << 20
 """Bytes of one attribute."""
 _NUMBERS = "biufc"
 _ERRNO = re.compile(r"errno = (\d+)")
+_CUT = re.compile(r"truncated file: eof = (\d+), .*stored_eof = (\d+)")
 
 Item = TypeVar("Item")
 
@@ -59,6 +60,11 @@ def from_library(where: str, error: Exception) -> ReplayStoreError:
         return StorageError(f"{where}: there is not enough memory for what it says it has")
     reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     if isinstance(error, OSError):
+        if cut := _CUT.search(reason):
+            return CorruptError(
+                f"{where}: it has {cut[1]} bytes of the {cut[2]} that it was written with: a copy of it or "
+                "its writer was stopped; copy it again, or write it anew"
+            )
         if "unable to lock" in reason:
             return StorageError(f"{where} is being written by another program: wait until it has ended")
         if "already open for write" in reason:
@@ -68,7 +74,8 @@ def from_library(where: str, error: Exception) -> ReplayStoreError:
         number = _ERRNO.search(reason)
         if number and (code := int(number.group(1))):
             return StorageError(f"{where}: {os.strerror(code)}", code)
-    return CorruptError(f"{where}: HDF5 cannot read it ({reason:.200}): the file is damaged; copy it again")
+    said = "" if isinstance(error, SystemError) else f" ({reason:.200})"  # its text is of the interpreter
+    return CorruptError(f"{where}: HDF5 cannot read it{said}: the file is damaged; copy it again")
 
 
 @functools.lru_cache(maxsize=64)

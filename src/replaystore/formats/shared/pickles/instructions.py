@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from replaystore.errors import FormatError
+from replaystore.errors import CorruptError, FormatError
 from replaystore.storage.local import read_all
 
 __all__ = ["PLAIN", "Machine", "Name", "Payload", "Stream"]
@@ -42,7 +42,7 @@ class Stream:
         begin = self.at - self._base
         if begin + count > len(self._window):
             if count > self.stop - self.at:
-                raise self.error("it ends in the middle")
+                raise self.cut()
             self._window = read_all(self.descriptor, self.at, min(max(count, _WINDOW), self.stop - self.at))
             self._base, begin = self.at, 0
             if len(self._window) < count:
@@ -55,7 +55,7 @@ class Stream:
 
     def skip(self, count: int) -> None:
         if count > self.stop - self.at:
-            raise self.error("it ends in the middle")
+            raise self.cut()
         self.at += count
 
     def line(self) -> str:
@@ -71,6 +71,10 @@ class Stream:
             return data.decode()
         except UnicodeDecodeError:
             raise self.error("text in it is not valid Unicode") from None
+
+    def cut(self) -> CorruptError:
+        """It has fewer bytes than it says."""
+        return CorruptError(str(self.error("it ends in the middle")))
 
     def error(self, what: str) -> FormatError:
         remedy = f"it is damaged, or was not written by {self.maker}; nothing in it was run"
