@@ -310,12 +310,30 @@ def test_a_target_among_the_sources_is_left_alone(tmp_path: Path, overwrite: boo
     before = things(b)
 
     for target in (b, tmp_path / "link.zarr"):
-        with pytest.raises(
-            (errors.ArgumentError, errors.AlreadyExistsError), match=r"sources|would be replaced"
-        ):
+        with pytest.raises(errors.ArgumentError, match="one of the sources: name a new store last"):
             rs.merge([a, b], target, overwrite=overwrite)
 
     assert untrue(before, things(b), {}, {}) == []
+
+
+def test_a_target_in_a_source_or_around_one_is_refused(tmp_path: Path) -> None:
+    a = store(tmp_path / "a.zarr", seed=1)
+    b = store(tmp_path / "a.zarr" / "b.zarr", seed=2)
+    c, before = store(tmp_path / "c.zarr", seed=3), things(b)
+
+    with pytest.raises(errors.SchemaError, match=r"m\.zarr lies in the source, .*a\.zarr: choose"):
+        rs.merge([c, a], tmp_path / "a.zarr" / "m.zarr")
+    with pytest.raises(errors.SchemaError, match=r"the source .*b\.zarr lies in .*a\.zarr, which would be"):
+        rs.merge([c, b], a, overwrite=True)
+
+    assert not (tmp_path / "a.zarr" / "m.zarr").exists()
+    assert untrue(before, things(b), {}, {}) == []
+
+
+@pytest.mark.parametrize("name", ["m.parquet", "m.safetensors", "m.csv"])
+def test_a_target_named_as_a_file_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(errors.ArgumentError, match=rf"{name} names .*, and merge makes stores: name a new"):
+        rs.merge([tmp_path / "a.zarr", tmp_path / "b.zarr"], tmp_path / name)
 
 
 def test_a_store_that_is_there_is_replaced_only_if_that_is_wanted(tmp_path: Path) -> None:

@@ -30,10 +30,12 @@ from replaystore.comparing.digest import digest
 from replaystore.comparing.merged_rows import all_of, moved
 from replaystore.comparing.merged_sources import (
     MERGED,
+    NAME_ANOTHER,
     NUMBER,
     SOURCE,
     Common,
     blank,
+    check_target,
     columns_of,
     common_schema,
     told_of,
@@ -90,18 +92,23 @@ def merge(
         codec, layout, overwrite, progress: as those of `convert`.
 
     Raises:
-        ArgumentError: there are fewer than two sources, or the target is one of them. SchemaError: fields or
+        ArgumentError: there are fewer than two sources, or the target is one of them, or lies in one, or is
+        named as a file of other software. SchemaError: fields or
         columns of a name differ, and the message says how. NotFoundError, FormatError, CorruptError: a source
         cannot be read. AlreadyExistsError, UnsupportedError, StorageError: the target cannot be made. There
         is none then.
     """
-    begin, place = time.perf_counter(), parse(target)
-    replaced = _check(sources, place, layout, overwrite=overwrite)
-    sources = [expanded(source) for source in sources]
+    begin = time.perf_counter()
+    if isinstance(sources, str | os.PathLike | Buffer | Location) or len(sources) < 2:
+        raise ArgumentError("merge takes two sources or more, in a list, and then the target")
+    sources, target = [expanded(source) for source in sources], expanded(target)
+    formats = [None if isinstance(one, Buffer | Location) else finding.find(one) for one in sources]
+    check_target(sources, formats, target, overwrite=overwrite)
+    place = parse(target)
+    replaced = _check(place, layout, overwrite=overwrite)
     with as_storage_errors(f"{place} cannot be made"), ExitStack() as stack:
         buffers, reports = [], list[Report]()
-        for source in sources:
-            name = None if isinstance(source, Buffer | Location) else finding.find(source)
+        for source, name in zip(sources, formats, strict=True):
             if name is not None:
                 between = stack.enter_context(_between(place))
                 reports.append(convert(source, os.path.join(between, "buffer.zarr"), source_format=name))
@@ -109,7 +116,7 @@ def merge(
             buffers.append(stack.enter_context(opened(source)))
         for buffer in buffers:
             if same(buffer.whereabouts, place):
-                raise ArgumentError(f"{place} is one of the sources: choose another target")
+                raise ArgumentError(f"{place} is one of the sources: {NAME_ANOTHER}")
         named = [_named(source) for source in sources]
         job = _Merge(buffers, named, place, keep_duplicates, codec, layout, progress)
         job.remarks += replaced
@@ -117,10 +124,8 @@ def merge(
         return job.report(reports, time.perf_counter() - begin)
 
 
-def _check(sources: Any, place: Location, layout: str, *, overwrite: bool) -> list[str]:
+def _check(place: Location, layout: str, *, overwrite: bool) -> list[str]:
     """Before anything is read. What is replaced, in words."""
-    if isinstance(sources, str | os.PathLike | Buffer | Location) or len(sources) < 2:
-        raise ArgumentError("merge takes two sources or more, in a list, and then the target")
     if layout not in ("live", "archive"):
         raise SchemaError(f"there is no layout {layout!r}: choose one of live, archive")
     if not exists(place):
@@ -129,7 +134,7 @@ def _check(sources: Any, place: Location, layout: str, *, overwrite: bool) -> li
         held = f"{len(there)} steps in {there.num_trajectories} trajectories"
     if not overwrite:
         raise AlreadyExistsError(
-            f"{place} exists, and holds {held}, which would be replaced: name a new store last, or pass "
+            f"{place} exists, and holds {held}, which would be replaced: {NAME_ANOTHER}, or pass "
             "overwrite=True (--overwrite)"
         )
     return [f"what {place} held is replaced: {held}"]

@@ -4,6 +4,7 @@ metadata, and where they come from. ArgumentError and SchemaError say in which t
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,12 @@ import numpy as np
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.containers.array_spec import ArraySpec
-from replaystore.errors import SchemaError, UnsupportedError
+from replaystore.converting.apart import check_apart
+from replaystore.errors import ArgumentError, SchemaError, UnsupportedError
+from replaystore.formats import finding
 from replaystore.formats.report import Fate, changed
+from replaystore.location import Location
+from replaystore.registry import entry
 from replaystore.schema import tree
 from replaystore.schema.field import Field
 from replaystore.schema.fields import Schema
@@ -20,10 +25,12 @@ from replaystore.schema.names import listed
 
 __all__ = [
     "MERGED",
+    "NAME_ANOTHER",
     "NUMBER",
     "SOURCE",
     "Common",
     "blank",
+    "check_target",
     "columns_of",
     "common_schema",
     "told_of",
@@ -38,8 +45,34 @@ SOURCE, NUMBER = "source", "source_trajectory"
 number that it had there."""
 
 
+NAME_ANOTHER = "name a new store last"
 Side = tuple[str, Buffer]
 """What the user calls a source, and the buffer that it is."""
+
+
+def check_target(
+    sources: Sequence[Any],
+    formats: Sequence[str | None],
+    target: str | os.PathLike[str] | Location,
+    *,
+    overwrite: bool,
+) -> None:
+    """ArgumentError, SchemaError: the target is to be a file of other software, or is one of the sources, or
+    lies in one."""
+    for source, format_ in zip(sources, formats, strict=True):
+        one = source.whereabouts.path if isinstance(source, Buffer) else source
+        if isinstance(target, Location) or isinstance(one, Location):
+            continue
+        if os.path.realpath(one) == os.path.realpath(target):
+            raise ArgumentError(f"{target} is one of the sources: {NAME_ANOTHER}")
+        check_apart(source, format_, target, overwrite=overwrite)
+    name = None if isinstance(target, Location) else finding.find_target(target)
+    if name is not None:
+        what = entry("formats", name).what or f"a file of {name}"
+        raise ArgumentError(
+            f"{target} names {what}, and merge makes stores: {NAME_ANOTHER}, ending in .zarr or .h5, and "
+            "convert that"
+        )
 
 
 def common_schema(sides: Sequence[Side], remarks: list[str]) -> Schema:

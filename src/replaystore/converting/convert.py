@@ -23,6 +23,7 @@ from replaystore.buffers.making import make
 from replaystore.buffers.replacing import Replacement
 from replaystore.containers.codecs import parse_codec
 from replaystore.containers.located import same
+from replaystore.converting.apart import check_apart
 from replaystore.converting.exports import export
 from replaystore.converting.foreign import Told
 from replaystore.converting.imports import bring
@@ -141,7 +142,7 @@ def convert(
                 "grouped= (--grouped or --as-recorded) says how rows of whole stores lie; those of files of "
                 "other software lie as they are given, and chosen trajectories side by side: leave it out"
             )
-        _check_apart(source, from_, target, overwrite=overwrite)
+        check_apart(source, from_, target, overwrite=overwrite)
         if from_ is not None and to is not None:
             return _through_a_store(_path(source), from_, _path(target), to, selected, how, named)
         if from_ is not None:
@@ -156,23 +157,6 @@ def convert(
             if to is not None:
                 return export(buffer, _path(target), to, selected, how, named=named.target is not None)
             return _store_to_store(buffer, _place(target), selected, how)
-
-
-def _check_apart(source: Place | Buffer, from_: str | None, target: Place, *, overwrite: bool) -> None:
-    """SchemaError: the target would lie in the folder of the source, and go when that is replaced; or it
-    would replace a folder that the source lies in."""
-    one = source.whereabouts.path if isinstance(source, Buffer) else source
-    if not isinstance(one, str | os.PathLike) or not isinstance(target, str | os.PathLike):
-        return
-    one, other = os.path.realpath(one), os.path.realpath(target)
-    there = os.path.exists(one) and os.path.exists(other)
-    if overwrite and from_ is not None and there and os.path.samefile(one, other):
-        raise SchemaError(f"{target} is the source itself: choose another target")
-    whole = from_ is None or finding.named(from_).folder
-    if whole and os.path.isdir(one) and other.startswith(os.path.join(one, "")):
-        raise SchemaError(f"{target} lies in the source: choose a target outside of it")
-    if overwrite and os.path.isdir(other) and one.startswith(os.path.join(other, "")):
-        raise SchemaError(f"the source lies in {target}, which would be replaced: choose another target")
 
 
 def _check_hidden(buffer: Buffer, selected: Selected) -> None:
