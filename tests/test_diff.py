@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from commands import Run
 from conversions import record
 
 import replaystore as rs
+from replaystore.comparing.found import Difference
 from replaystore.errors import NotFoundError, UnknownFieldError, UnsupportedError
 
 pytest_plugins = ["commands"]
@@ -166,10 +168,13 @@ def test_other_schemas_and_other_numbers_of_trajectories(store: Path, tmp_path: 
 
     found = rs.diff(store, tmp_path / "b.zarr")
 
-    assert "only the other has more (int8 of shape (2))" in found.schema
+    assert "only the second has more (int8 of shape (2))" in found.schema
     assert "only the first has said (text)" in found.schema
-    assert "observation is float32 of shape (2, 3), and float64 of shape (6) in the other" in found.schema
-    assert "there are 3 trajectories, and 1 in the other" in found.schema
+    assert (
+        "observation is float32 of shape (2, 3) in the first, float64 of shape (6) in the second"
+        in found.schema
+    )
+    assert "there are 3 trajectories in the first, 1 in the second" in found.schema
     assert found.fields.keys() == {"action"}
     assert found.rest["open"].theirs is True
 
@@ -208,7 +213,7 @@ def test_commits_of_either(tmp_path: Path) -> None:
 
     assert rs.diff(tmp_path / "a.zarr", tmp_path / "a.zarr", commit=commits[1], other_commit=commits[1]).equal
     found = rs.diff(tmp_path / "a.zarr", tmp_path / "a.zarr", commit=commits[0])
-    assert found.schema == ["there are 1 trajectories, and 3 in the other"]
+    assert found.schema == ["there are 1 trajectories in the first, 3 in the second"]
     assert found.fields == {}
 
 
@@ -250,8 +255,9 @@ def test_the_command_line_says_where(
     same = run("diff", store, store)
 
     assert (code, err) == (1, "")
-    assert out.splitlines()[0].startswith("first: action (trajectory 2, step 3): ")
-    assert out.splitlines()[0].endswith(" and 9")
+    told, *lines = out.splitlines()
+    assert told == f"the first is {store}, the second {tmp_path / 'b.zarr'}"
+    assert re.fullmatch(r"action, trajectory 2, step 3: \d+ in the first, 9 in the second", lines[0])
     assert (as_json["first"]["trajectory"], as_json["first"]["step"]) == (2, 3)
     assert same == (0, "they hold the same\n", "")
     code, _, err = run("diff", store, tmp_path / "nothing.zarr")
@@ -260,3 +266,23 @@ def test_the_command_line_says_where(
         rs.diff(store, tmp_path / "nothing.zarr")
     with pytest.raises(UnknownFieldError):
         rs.diff(store, tmp_path / "b.zarr", fields=["nothing"])
+
+
+def test_each_difference_is_a_line_that_says_which_side_has_what() -> None:
+    told = [
+        Difference("observation", 0, 3, (0, 1), 1.5, 2.5),
+        Difference("action", 1, 6, (), None, 4),
+        Difference("seed", 2, None, (), 3, 9, column=True),
+        Difference("level", None, None, (), "a column", None, column=True),
+        Difference("metadata['by']", None, None, (), None, "me"),
+        Difference("steps"),
+    ]
+
+    assert list(map(str, told)) == [
+        "observation[0, 1], trajectory 0, step 3: 1.5 in the first, 2.5 in the second",
+        "action, trajectory 1, step 6: no such step in the first, 4 in the second",
+        "the column 'seed', trajectory 2: 3 in the first, 9 in the second",
+        "only the first has the column 'level'",
+        "metadata['by']: nothing in the first, 'me' in the second",
+        "steps: not the same in both",
+    ]

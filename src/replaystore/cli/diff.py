@@ -34,8 +34,9 @@ def diff(
     other_commit: str | None,
     json_: bool,
 ) -> None:
-    """The first place where each field of A and B differs, and what differs beside steps. Either may be a
-    file of other software. How they are stored makes no difference. Exit code 1 if they differ.
+    """The first place where each field of A and B differs, and what differs beside steps; A is the first, and
+    B the second. Either may be a file of other software. How they are stored makes no difference. Exit
+    code 1 if they differ.
 
     \b
     Example:
@@ -47,19 +48,18 @@ def diff(
     found = run(mine, theirs, fields=split_names(fields), commit=commit, other_commit=other)
     # Whoever reads it has seen enough, and the exit code still tells.
     with contextlib.suppress(BrokenPipeError):
-        _print(found, json_=json_)
+        _print(found, mine, theirs, json_=json_)
     if not found.equal:
         context.exit(1)
 
 
-def _print(found: Diff, *, json_: bool) -> None:
+def _print(found: Diff, mine: str, theirs: str, *, json_: bool) -> None:
     if json_:
         print_json(found.to_json())
         return
     if found.equal:
         click.echo("they hold the same")
         return
-    if found.first is not None:
-        click.echo(one_line(f"first: {found.first}"))
-    for line in [*found.schema, *found.fields.values(), *found.rest.values()]:
-        click.echo(one_line(str(line)))
+    click.echo(one_line(f"the first is {mine}, the second {theirs}"))
+    for line in found.lines():
+        click.echo(one_line(line))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.comparing.digest import Digest, digest_of
-from replaystore.comparing.found import Diff, Difference
+from replaystore.comparing.found import SIDES, Diff, Difference
 from replaystore.comparing.steps_in_rows import in_order
 from replaystore.converting.imports import bring
 from replaystore.converting.options import How
@@ -66,7 +66,7 @@ def diff(
         sides = _Side(left, common), _Side(right, common)
         counts = tuple(len(side.ids) for side in sides)
         if counts[0] != counts[1]:
-            schema.append(f"there are {counts[0]} trajectories, and {counts[1]} in the other")
+            schema.append(f"there are {counts[0]} trajectories in the first, {counts[1]} in the second")
         found = _Compared(*sides)
         return Diff(schema, found.fields(), found.rest())
 
@@ -101,12 +101,12 @@ def _same(mine: Field, theirs: Field) -> bool:
 
 def _schemas(mine: Mapping[str, Field], theirs: Mapping[str, Field]) -> Iterator[str]:
     """What differs between the fields of two schemas, in words."""
-    for here, there, which in ((mine, theirs, "first"), (theirs, mine, "other")):
-        for name in here.keys() - there.keys():
+    for here, there, which in ((mine, theirs, SIDES[0]), (theirs, mine, SIDES[1])):
+        for name in sorted(here.keys() - there.keys()):
             yield f"only the {which} has {name} ({_kind(here[name])})"
-    for name in mine.keys() & theirs.keys():
+    for name in sorted(mine.keys() & theirs.keys()):
         if not _same(mine[name], theirs[name]):
-            yield f"{name} is {_kind(mine[name])}, and {_kind(theirs[name])} in the other"
+            yield f"{name} is {_kind(mine[name])} in the first, {_kind(theirs[name])} in the second"
 
 
 def _kind(declared: Field) -> str:
@@ -227,14 +227,15 @@ class _Compared:
         left_out = ("trajectory", "length", "return")
         for name in [name for name in {**mine, **theirs} if name not in left_out]:
             if name not in mine or name not in theirs:
-                said = ["a column" if name in side else None for side in (mine, theirs)]
-                yield name, Difference(name, None, None, (), *said)
+                here, there = ("a column" if name in side else None for side in (mine, theirs))
+                yield name, Difference(name, mine=here, theirs=there, column=True)
                 continue
             left, right = mine[name][: self.count], theirs[name][: self.count]
             apart = np.flatnonzero(_differ(left, right))
             if len(apart):
                 place = int(apart[0])
-                yield name, Difference(name, place, None, (), _plain(left[place]), _plain(right[place]))
+                values = _plain(left[place]), _plain(right[place])
+                yield name, Difference(name, place, None, (), *values, column=True)
 
     def _seen(self) -> Difference | None:
         for place in range(self.count):

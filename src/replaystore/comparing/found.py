@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Diff", "Difference"]
+__all__ = ["SIDES", "Diff", "Difference"]
 
+SIDES = ("first", "second")
+"""What messages call them: as they were named."""
 SHOWN = 60
 """Characters of a value."""
 
@@ -27,15 +29,23 @@ class Difference:
     mine: Any = None
     theirs: Any = None
     """What each has there; None: nothing."""
+    column: bool = False
+    """Whether it is of a column of the table of trajectories; of no trajectory: only one has the column."""
 
     def __str__(self) -> str:
+        if self.column and self.trajectory is None:
+            return f"only the {SIDES[self.mine is None]} has the column {self.thing!r}"
+        element = str(list(self.at)) if self.at else ""
         places = [
+            f"the column {self.thing!r}" if self.column else f"{self.thing}{element}",
             *([] if self.trajectory is None else [f"trajectory {self.trajectory}"]),
             *([] if self.step is None else [f"step {self.step}"]),
         ]
-        element = f" {list(self.at)}" if self.at else ""
-        where = f" ({', '.join(places)})" if places else ""
-        return f"{self.thing}{element}{where}: {_shown(self.mine)} and {_shown(self.theirs)}"
+        if self.mine is None and self.theirs is None:
+            return f"{', '.join(places)}: not the same in both"
+        nothing = "nothing" if self.step is None else "no such step"
+        said = [_shown(value, nothing) for value in (self.mine, self.theirs)]
+        return f"{', '.join(places)}: {said[0]} in the {SIDES[0]}, {said[1]} in the {SIDES[1]}"
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
@@ -49,9 +59,9 @@ class Difference:
         }
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, nothing: str) -> str:
     if value is None:
-        return "nothing"
+        return nothing
     text = repr(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
@@ -82,6 +92,12 @@ class Diff:
         if self.fields:
             return min(self.fields.values(), key=_place)
         return min(self.rest.values(), key=_place, default=None)
+
+    def lines(self) -> list[str]:
+        """All of it in words, a line each: of the whole, then by trajectory and step, then of what is beside
+        steps."""
+        fields = sorted(self.fields.values(), key=_place)
+        return [*self.schema, *map(str, fields), *map(str, self.rest.values())]
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
