@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from replaystore.errors import FormatError, UnsupportedError
 from replaystore.formats.report import Report
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat.reading import own_name
+from replaystore.formats.shared.flat.names import own_name
 from replaystore.formats.shared.flat.writing import path_of
+from replaystore.formats.shared.hdf5.columns import fits
 from replaystore.formats.shared.hdf5.format import Hdf5Format
 from replaystore.formats.shared.hdf5.groups import Dataset, Group
-from replaystore.formats.shared.hdf5.kept import fits, kept_in, put_kept
+from replaystore.formats.shared.hdf5.kept import kept_in, put_kept
 from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.source import Block, Source

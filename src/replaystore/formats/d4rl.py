@@ -26,16 +26,13 @@ import numpy as np
 
 from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.shared.chosen import Chosen
-from replaystore.formats.shared.flat.reading import as_json, flat_source, has_steps
+from replaystore.formats.shared.flat.names import has_steps
+from replaystore.formats.shared.flat.reading import as_json, flat_source
 from replaystore.formats.shared.flat.writing import PLURALS, fill_flat, flat_places, next_of
+from replaystore.formats.shared.hdf5.columns import column_of, small_values
 from replaystore.formats.shared.hdf5.format import Hdf5Format
 from replaystore.formats.shared.hdf5.groups import Dataset, Group
-from replaystore.formats.shared.hdf5.kept import (
-    column_of,
-    kept_in,
-    put_kept,
-    small_values,
-)
+from replaystore.formats.shared.hdf5.kept import kept_in, put_kept
 from replaystore.formats.shared.hdf5.writing import NewGroup, NewRows
 from replaystore.formats.source import Source
 from replaystore.schema.roles import FLAGS

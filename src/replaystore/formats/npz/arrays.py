@@ -21,7 +21,8 @@ from replaystore.formats.npz.members import Member, opened_npz
 from replaystore.formats.report import Fate, lost
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat.format import OneFile
-from replaystore.formats.shared.flat.reading import as_json, flat_source, has_steps
+from replaystore.formats.shared.flat.names import has_steps
+from replaystore.formats.shared.flat.reading import as_json, flat_source
 from replaystore.formats.shared.flat.writing import flat_arrays, flat_places
 from replaystore.formats.shared.kept_arrays import arrays_of, kept_of
 from replaystore.formats.source import Source

@@ -28,7 +28,8 @@ from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.file_rows import FileRows, opened
 from replaystore.formats.shared.flat.arrays import Column, Flat
 from replaystore.formats.shared.flat.format import OneFile
-from replaystore.formats.shared.flat.reading import Spelled, as_json, flat_of, flat_source, has_steps
+from replaystore.formats.shared.flat.names import Spelled, has_steps
+from replaystore.formats.shared.flat.reading import as_json, flat_of, flat_source
 from replaystore.formats.shared.kept_arrays import kept_of
 from replaystore.formats.shared.pickles.reading import Array, scan
 from replaystore.formats.source import Block, Source

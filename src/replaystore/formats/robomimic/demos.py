@@ -29,10 +29,12 @@ from replaystore.formats.report import Fate, Report, lost
 from replaystore.formats.robomimic.writing import KEPT_IN, fill, next_of
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat.arrays import Column, Flat
-from replaystore.formats.shared.flat.reading import as_json, own_name
+from replaystore.formats.shared.flat.names import own_name
+from replaystore.formats.shared.flat.reading import as_json
+from replaystore.formats.shared.hdf5.columns import column_of
 from replaystore.formats.shared.hdf5.format import Hdf5Format
 from replaystore.formats.shared.hdf5.groups import Dataset, Group
-from replaystore.formats.shared.hdf5.kept import column_of, kept_in
+from replaystore.formats.shared.hdf5.kept import kept_in
 from replaystore.formats.shared.hdf5.writing import NewGroup
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.source import Block, Source

@@ -1,4 +1,5 @@
-"""What others call the parts of a step, where that means the same; and what they tell trajectories apart by.
+"""What others call the columns of a table of steps, where that means the same as a field of ours; and what
+they tell trajectories apart by. Arrays in files that hold other things, too, are named by flat/names.py.
 
 A name that means nearly the same (`dones`) stays as it is. Names are paths of keys: `("obs", "camera")`,
 `"observation.state"`.

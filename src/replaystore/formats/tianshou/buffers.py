@@ -31,10 +31,12 @@ from replaystore.errors import FormatError
 from replaystore.formats.report import Fate, Report, derived, lost
 from replaystore.formats.shared.chosen import Chosen
 from replaystore.formats.shared.flat.arrays import Column, Flat, as_flags
-from replaystore.formats.shared.flat.reading import flat_as_kept, own_name
+from replaystore.formats.shared.flat.names import own_name
+from replaystore.formats.shared.flat.reading import flat_as_kept
+from replaystore.formats.shared.hdf5.columns import column_of
 from replaystore.formats.shared.hdf5.format import Hdf5Format
 from replaystore.formats.shared.hdf5.groups import Dataset, Group
-from replaystore.formats.shared.hdf5.kept import column_of, kept_in
+from replaystore.formats.shared.hdf5.kept import kept_in
 from replaystore.formats.shared.hdf5.writing import NewGroup
 from replaystore.formats.shared.kept import Kept
 from replaystore.formats.shared.pickles.reading import scan
