@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from replaystore.comparing.found import SIDES, Diff, Difference
 from replaystore.comparing.steps_in_rows import in_order
 from replaystore.converting.imports import bring
 from replaystore.converting.options import How
+from replaystore.converting.placing import between
 from replaystore.errors import UnsupportedError
 from replaystore.formats import finding
 from replaystore.location import Location, expanded, parse
@@ -84,7 +84,7 @@ def _opened(place: Place, commit: int | str | None) -> Iterator[Buffer]:
     path = os.fspath(expanded(place))
     if commit is not None:
         raise UnsupportedError(f"{path} is a file of {name}, which has no commits")
-    with tempfile.TemporaryDirectory(prefix="replaystore-diff-") as folder:
+    with between() as folder:
         store = parse(os.path.join(folder, "buffer.zarr"))
         bring(path, name, store, How(proof=False))
         with open_buffer(store) as buffer:

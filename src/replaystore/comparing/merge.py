@@ -11,10 +11,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +48,7 @@ from replaystore.containers.protocol import Container
 from replaystore.converting.convert import convert, opened
 from replaystore.converting.excerpt import Excerpt
 from replaystore.converting.options import check_coded
+from replaystore.converting.placing import between, tidy
 from replaystore.converting.transfer import Transfer
 from replaystore.errors import AlreadyExistsError, ArgumentError, SchemaError
 from replaystore.formats import finding
@@ -106,12 +106,14 @@ def merge(
     check_target(sources, formats, target, overwrite=overwrite)
     place = parse(target)
     replaced = _check(place, layout, overwrite=overwrite)
+    tidy(place)
     with as_storage_errors(f"{place} cannot be made"), ExitStack() as stack:
         buffers, reports = [], list[Report]()
         for source, name in zip(sources, formats, strict=True):
             if name is not None:
-                between = stack.enter_context(_between(place))
-                reports.append(convert(source, os.path.join(between, "buffer.zarr"), source_format=name))
+                path = os.path.abspath(place.path) if places_of(place).on_disk else ""
+                folder = stack.enter_context(between(path))
+                reports.append(convert(source, os.path.join(folder, "buffer.zarr"), source_format=name))
                 source = reports[-1].target  # noqa: PLW2901  # the store that it became
             buffers.append(stack.enter_context(opened(source)))
         for buffer in buffers:
@@ -142,16 +144,6 @@ def _check(place: Location, layout: str, *, overwrite: bool) -> list[str]:
 
 def _named(source: Place | Buffer) -> str:
     return source.where if isinstance(source, Buffer) else str(source)
-
-
-@contextmanager
-def _between(place: Location) -> Iterator[str]:
-    """A folder for what a file of other software becomes on its way."""
-    folder = os.path.dirname(os.path.abspath(place.path)) if places_of(place).on_disk else None
-    if folder is not None:
-        os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".merging-", dir=folder) as made:
-        yield made
 
 
 class _Merge:

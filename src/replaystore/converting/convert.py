@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -28,13 +27,13 @@ from replaystore.converting.exports import export
 from replaystore.converting.foreign import Told
 from replaystore.converting.imports import bring
 from replaystore.converting.options import How, Selected
+from replaystore.converting.placing import between, tidy
 from replaystore.converting.stores import Conversion
 from replaystore.errors import (
     ArgumentError,
     FormatError,
     ReplayStoreError,
     SchemaError,
-    StorageError,
     UnsupportedError,
 )
 from replaystore.formats import finding
@@ -143,6 +142,8 @@ def convert(
                 "other software lie as they are given, and chosen trajectories side by side: leave it out"
             )
         check_apart(source, from_, target, overwrite=overwrite)
+        if not dry_run:
+            tidy(target)
         if from_ is not None and to is not None:
             return _through_a_store(_path(source), from_, _path(target), to, selected, how, named)
         if from_ is not None:
@@ -218,7 +219,7 @@ def _through_a_store(
     source: str, from_: str, target: str, to: str, selected: Selected, how: How, named: _Named
 ) -> Report:
     """A file becomes a store, which becomes the other file."""
-    with _between(tempfile.gettempdir() if how.dry_run else os.path.dirname(target) or ".") as folder:
+    with between("" if how.dry_run else target) as folder:
         place = parse(os.path.join(folder, "buffer.zarr"))
         first = bring(source, from_, place, How(strict=how.strict, proof=how.proof))
         with opened(place) as buffer:
@@ -325,18 +326,3 @@ def opened(source: Place | Buffer) -> Iterator[Buffer]:
         yield buffer
     finally:
         buffer.close()
-
-
-@contextlib.contextmanager
-def _between(folder: str) -> Iterator[str]:
-    """A temporary folder in a folder that is made if it is not there. StorageError: it cannot be made."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix=".converting-", dir=folder)
-    except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
-        raise StorageError(
-            f"{folder} cannot be written to: {reason}; choose another place", error.errno
-        ) from error
-    with made as between:
-        yield between

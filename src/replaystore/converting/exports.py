@@ -16,7 +16,8 @@ from replaystore.buffers.buffer import Buffer
 from replaystore.converting.excerpt import chosen
 from replaystore.converting.foreign import blamed
 from replaystore.converting.options import How, Selected
-from replaystore.converting.proof import kept_aside, prove_file
+from replaystore.converting.placing import made_beside
+from replaystore.converting.proof import prove_file
 from replaystore.errors import AlreadyExistsError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.format import Format
@@ -58,14 +59,16 @@ def export(
     if how.dry_run and not how.overwrite:
         refuse_what_is_there(format_.written(path))
     with contextlib.ExitStack() as stack:
+        at = path
         if how.proof and not how.dry_run:
-            stack.enter_context(kept_aside(format_.written(path), overwrite=how.overwrite))
+            at = stack.enter_context(made_beside(path, format_, overwrite=how.overwrite))
+            options = replace(options, place=path)
         with blamed(name, path, how.progress):
-            written = (format_.plan if how.dry_run else format_.write)(buffer, path, options)
+            written = (format_.plan if how.dry_run else format_.write)(buffer, at, options)
             if not isinstance(written, Report):
                 raise TypeError(f"what became of the buffer is a Report, not {written!r:.80}")
         if how.proof and not how.dry_run:
-            written = replace(written, proof=prove_file(buffer, format_, name, path, options, written))
+            written = replace(written, proof=prove_file(buffer, format_, name, at, options, written))
     remarks = list(written.remarks)
     if not named and os.path.basename(path) != format_.example:
         remarks.insert(0, f"written as {kind.what or name}, because of the suffix; name a store .zarr or .h5")

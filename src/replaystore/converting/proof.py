@@ -1,19 +1,14 @@
 """The proof of a conversion: digests of both sides, thing by thing, for all that its report says is kept.
 
-What is proved of a store is proved before it gets its name. A file of other software has its name when it is
-read again; if it is not what it should be, it is taken away, and what was replaced is there again.
+What is proved is proved before it gets its name (buffers/making.py, placing.py): `place` and `path` are where
+it is until then.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +26,7 @@ from replaystore.location import Location
 from replaystore.schema.names import listed
 from replaystore.views.reader import BufferReader
 
-__all__ = ["compare", "kept_aside", "prove_file", "prove_store"]
+__all__ = ["compare", "prove_file", "prove_store"]
 
 ALL = "everything"
 BLOCK_BYTES = 8 << 20
@@ -248,64 +243,3 @@ class _File:
             raise _wrong(self.path, wrong, f"{mine[1]} steps, and {theirs[1]} of the file")
         self.not_proved |= dict.fromkeys(self.changed, why) | {"what is beside the steps": why}
         return Proof(self.kept, [], {}, self.not_proved)
-
-
-# --- until it is proved
-
-
-@contextlib.contextmanager
-def kept_aside(paths: list[str], *, overwrite: bool) -> Iterator[None]:
-    """What lies at these paths is there again if anything goes wrong inside, and nothing if there was
-    nothing."""
-    before = [path for path in paths if os.path.lexists(path)]
-    if before and not overwrite:  # it is refused inside, and not touched
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        aside: dict[str, str] = {}
-        if before:
-            folder = os.path.dirname(os.path.realpath(before[0])) or "."
-            place = stack.enter_context(tempfile.TemporaryDirectory(prefix=".replaced-", dir=folder))
-            aside = {path: os.path.join(place, str(at)) for at, path in enumerate(before)}
-            for path, kept in aside.items():
-                _link(os.path.realpath(path), kept)
-        changed = {path: _identity(path) for path in paths}
-        try:
-            yield
-        except BaseException:
-            for path in paths:
-                if _identity(path) != changed[path]:
-                    _remove(os.path.realpath(path))
-                    if path in aside:
-                        os.rename(aside[path], os.path.realpath(path))
-            raise
-
-
-def _identity(path: str) -> Any:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _link(path: str, place: str) -> None:
-    """Give what is there another name as well: its files, if it is a folder."""
-
-    def link(source: str, target: str, **_: Any) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # a file system without such names
-            shutil.copy2(source, target)
-
-    if os.path.isdir(path):
-        shutil.copytree(path, place, copy_function=link, symlinks=True)
-    else:
-        link(path, place)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)

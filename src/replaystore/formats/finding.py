@@ -12,7 +12,7 @@ from replaystore.formats.format import Format
 from replaystore.location import expanded, names_store
 from replaystore.registry.recognizing import recognizes
 
-__all__ = ["Way", "able", "find", "find_target", "named"]
+__all__ = ["Way", "able", "find", "find_target", "local_path", "named"]
 
 Way = Literal["reads", "writes"]
 """What a format can do, as `Format` calls it."""
@@ -50,7 +50,7 @@ def find(location: object) -> str | None:
     """The name of the format whose file lies there; None: a store, or nothing that is known.
 
     Content comes before suffixes, and suffixes of stores before those of formats."""
-    path = _path(location)
+    path = local_path(location)
     if path is None:
         return None
     for entry in _content(path):
@@ -75,7 +75,7 @@ def find_target(location: object) -> str | None:
     """The name of the format that a new file there is to have; None: it is to be a store.
 
     Its suffix decides. A folder that holds a file of a format is named for it, so that it can be refused."""
-    path = _path(location)
+    path = local_path(location)
     if path is None or names_store(path):
         return None
     entry = next(registry.by_suffix("formats", path), None)
@@ -84,8 +84,8 @@ def find_target(location: object) -> str | None:
     return find(path) if os.path.isdir(path) else None
 
 
-def _path(location: object) -> str | None:
-    """A path to something that may be a file of other software."""
+def local_path(location: object) -> str | None:
+    """A path to something that may be a file of other software; None: it is none."""
     if not isinstance(location, str | os.PathLike):
         return None
     path = os.fspath(expanded(location))

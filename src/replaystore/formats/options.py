@@ -26,3 +26,6 @@ class Options:
     overwrite: bool = False
     """Replace such a file that is there."""
     progress: Progress | None = None
+    place: str = ""
+    """Where it will have its name, if it is written elsewhere until it is proved: what is called after its
+    place is called after this one. Empty: where it is written."""

@@ -2,7 +2,7 @@
 
 * Of a file: what it was at its last sync, and of each sector any version since; its size may be any since.
 * Of a folder: the entries at its last sync, and any of the changes since (a rename happens whole or not at
-  all). A new folder is an entry of the one above it.
+  all; one to another folder is a change of each). A new folder is an entry of the one above it.
 """
 
 from __future__ import annotations
@@ -202,9 +202,12 @@ class Disk:
         name, new = os.path.basename(record.path), os.path.basename(record.other)
         if record.kind is Kind.LINK:
             other.change({new: node})
+        elif folder is not other and not record.number & EXCHANGE:
+            other.change({new: node})
+            folder.change({name: None})
         elif folder is not other:
             raise ValueError(
-                f"{record.path} is renamed to another folder, {record.other}: that is not known here"
+                f"{record.path} changes places with {record.other} in another folder: that is not known here"
             )
         elif record.number & EXCHANGE:
             folder.change({name: folder.entries.get(new), new: node})

@@ -119,7 +119,7 @@ def planned(buffer: BufferReader, path: str, options: Options, container: str) -
     beside = [one.name for one in placed if one.path.startswith(GROUP + "/")]
     if beside:
         remarks.append(f"Minari does not look at {listed(beside)}, which lie beside")
-    id_, found = dataset_id(path)
+    id_, found = dataset_id(options.place or path)
     if not found:
         remarks.append(f"Minari finds it as {id_!r} when it lies there in its folder of datasets")
     steps, trajectories = planned_counts(buffer, options)

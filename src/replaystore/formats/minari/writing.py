@@ -49,8 +49,9 @@ def write(buffer: BufferReader, path: str, options: Options, container: str) -> 
     """A new dataset at a path. The errors of `Format.write`."""
     plan = planned(buffer, path, options, container)
     refuse_losses(plan.report.fields, plan.report.rest, path, strict=options.strict)
-    if os.path.lexists(path) and data_folder(path) == path:
-        raise AlreadyExistsError(f"{path} is the folder of data of a dataset: name the folder above it")
+    place = options.place or path
+    if os.path.lexists(place) and data_folder(place) == place:
+        raise AlreadyExistsError(f"{place} is the folder of data of a dataset: name the folder above it")
     with NewFolder(path, overwrite=options.overwrite) as new:
         folder = os.path.join(new.root, "data")
         os.mkdir(folder)

@@ -108,7 +108,7 @@ class _Target:
         with ExitStack() as stack:
             files = {name: _Files(root, name, stack) for name in self.splits.values()}
             self._episodes(root, files)
-        name = name_of(self.path)
+        name = name_of(self.options.place or self.path)
         written = [files[split].named(root, name) for split in files]
         for file, content in (
             (FEATURES, features_json([*self.steps.values(), *self.marks.values()], self.episode.values())),

@@ -38,11 +38,13 @@ class NewFiles:
     otherwise nothing changes.
 
     What a symbolic link names is replaced, and not the link. Of two who write at the same time, the last
-    one's files stay. AlreadyExistsError: one is there, and is not to be replaced; StorageError.
+    one's files stay. `made`: files that are complete, in a `WorkingFolder`, and only need their names.
+    AlreadyExistsError: one is there, and is not to be replaced; StorageError.
     """
 
-    def __init__(self, paths: Sequence[str], *, overwrite: bool) -> None:
+    def __init__(self, paths: Sequence[str], *, overwrite: bool, made: Sequence[str] = ()) -> None:
         self._new: list[NewFile] = []
+        self._made = made or [""] * len(paths)
         self._overwrite = overwrite
         for path in paths:
             if os.path.lexists(path) and not overwrite:
@@ -66,9 +68,9 @@ class NewFiles:
 
     def __enter__(self) -> Self:
         with self._storage():
-            for path in self.paths:
+            for path, made in zip(self.paths, self._made, strict=True):
                 os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-                self._new.append(NewFile(path))
+                self._new.append(NewFile(path, made))
         return self
 
     def __exit__(

@@ -60,6 +60,7 @@ def floor_of(told: list[object], *, cut: bool = False) -> int | None:
 
 RECORDINGS = "replaystore.testing.scenarios.recordings"
 CONVERTING = "replaystore.testing.scenarios.converting"
+EXPORTING = "replaystore.testing.scenarios.exporting"
 NAMING = "replaystore.testing.scenarios.naming"
 SAVING = "replaystore.testing.scenarios.saving"
 MENDING = "replaystore.testing.scenarios.mending"
@@ -90,6 +91,12 @@ SCENARIOS: dict[str, str] = {
     "convert-zip": CONVERTING,
     "convert-archive": CONVERTING,
     "convert-archive-hdf5": CONVERTING,
+    "export-npz": EXPORTING,
+    "export-folder": EXPORTING,
+    "through": EXPORTING,
+    "through-folder": EXPORTING,
+    "merge": EXPORTING,
+    "merge-hdf5": EXPORTING,
     "repair": MENDING,
     "repair-hdf5": MENDING,
     "velora": SAVING,

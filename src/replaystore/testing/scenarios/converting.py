@@ -28,7 +28,8 @@ def recorded(path: str, seed: int, *, close: bool = True) -> None:
     """A store with some commits; `close`: as a writer leaves it, else as one that was killed. Of every second
     seed with fields of any length."""
     codec, ragged = "gzip:1" if path.endswith(".h5") else "zstd:1", seed % 2 == 1
-    buffer = buffers.create(path, small(ragged=ragged), storage=storage(codec, ragged=ragged))
+    schema, settings = small(ragged=ragged), storage(codec, ragged=ragged)
+    buffer = buffers.create(path, schema, storage=settings, overwrite=True)
     for number in range(2):
         buffer = act(buffer, Action("append", (seed + number, 7 + seed % 11, number, 1)))
         buffer.commit()

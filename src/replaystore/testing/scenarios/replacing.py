@@ -2,7 +2,7 @@
 
 Both are known from a run without faults: what `read` says of the folder before and after it. After an
 interruption it must say one of the two (the new one, if that was acknowledged); then the same is done again,
-which must work, and give the new one.
+which must work, and give the new one, and leave nothing else beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ __all__ = ["NOTHING", "Replacing", "digest"]
 
 NOTHING = "nothing"
 DONE = 1
+LEFT = "left"
+"""Of what is known: not what `read` says, but the names in the folder, a line each."""
 
 
 class Replacing:
@@ -72,10 +74,11 @@ class Replacing:
             self.prepare(folder)
             before = self._seen(folder)
             self.do(folder)
-            return {"old": before, "new": self._seen(folder)}
+            return {"old": before, "new": self._seen(folder), LEFT: "\n".join(sorted(os.listdir(folder)))}
 
     def check(self, folder: str, floor: int | None, *, cut: bool = False) -> None:
-        known, seen = self.known(folder), self._seen(folder)
+        known, seen = dict(self.known(folder)), self._seen(folder)
+        left = known.pop(LEFT).splitlines()
         if seen not in known.values():
             raise AssertionError(
                 f"under the name is neither the old nor the new, but {seen}; there are "
@@ -87,6 +90,9 @@ class Replacing:
         if self.again or seen != known["new"]:
             self.do(folder)
             self.verify(folder)
+            more = sorted(set(os.listdir(folder)) - set(left))
+            if more:
+                raise AssertionError(f"done again, it leaves {', '.join(more)}")
         if self._seen(folder) != known["new"]:
             raise AssertionError("done again, it gives something else")
 
