@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from tried_formats import SAMPLES, TRIED
 
-from replaystore.formats.report import KEPT, Fate, changed, derived, lost, made_up
+from replaystore.formats.report import KEPT, Fate, after, changed, derived, lost, made_up, rest_after
 from replaystore.testing import difficult
 from replaystore.testing.campaigns import matrix as campaign
 from replaystore.testing.matrix import Cell, Matrix, foreign, ways
-from replaystore.testing.promises import after
 
 STORES = ("plain", "nested", "wide", "images", "integers", "texts", "unflagged", "loose", "empty")
 
@@ -105,7 +104,7 @@ def test_a_lie_is_caught_and_what_is_no_lie_is_not() -> None:
         (lost("a"), KEPT, lost("a")),
         (lost("a"), made_up("b"), made_up("b")),
         (changed("a", 1.0), changed("b", 0.5), changed("a; b", 1.5)),
-        (changed("a", 1.0), changed("b"), changed("b")),
+        (changed("a", 1.0), changed("b"), changed("a; b")),
         (changed("a", 1.0), derived("b"), changed("a", 1.0)),
         (derived("a"), KEPT, derived("a")),
         (made_up("a"), changed("b"), made_up("b")),
@@ -114,3 +113,13 @@ def test_a_lie_is_caught_and_what_is_no_lie_is_not() -> None:
 def test_what_two_conversions_make_of_a_thing(first: Fate, second: Fate, both: Fate) -> None:
     assert after({"x": first}, {"x": second}) == {"x": both}
     assert after({"x": first}, {}) == {"x": first}
+
+
+def test_steps_of_no_trajectory_that_became_others_make_other_trajectories() -> None:
+    first = {"steps": made_up("rows")}
+
+    assert rest_after(first, {"steps": lost()}) == {
+        "steps": lost(),
+        "trajectories": changed("other steps are in them"),
+    }
+    assert after(first, {}) == first  # a field of that name

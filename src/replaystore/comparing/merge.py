@@ -53,7 +53,7 @@ from replaystore.converting.transfer import Transfer
 from replaystore.errors import AlreadyExistsError, ArgumentError, SchemaError
 from replaystore.formats import finding
 from replaystore.formats.options import Progress
-from replaystore.formats.report import KEPT, Fate, Report, changed, merged
+from replaystore.formats.report import KEPT, Fate, Report, changed, merged, rest_after
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, expanded, parse
 from replaystore.schema import document as documents
@@ -353,10 +353,9 @@ class _Merge:
 
     def report(self, reports: Sequence[Report], seconds: float) -> Report:
         """What was done."""
-        fields: dict[str, Fate] = merged(
-            dict.fromkeys(self.schema.fields, KEPT), *(report.fields for report in reports)
-        )
-        rest = merged(self.rest, *(report.rest for report in reports))
+        became = merged(*(report.fields for report in reports))
+        fields: dict[str, Fate] = {**dict.fromkeys(self.schema.fields, KEPT), **became}
+        rest = rest_after(merged(*(report.rest for report in reports)), self.rest)
         cut = sum(int(np.count_nonzero(table.open)) for table in self.chosen)
         if cut:
             rest["open"] = changed(f"{cut} trajectories that were still open are cut off")

@@ -12,7 +12,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Literal
 
 from replaystore import not_stores
@@ -38,7 +37,7 @@ from replaystore.errors import (
 )
 from replaystore.formats import finding
 from replaystore.formats.options import Progress
-from replaystore.formats.report import Proof, Report, merged
+from replaystore.formats.report import Report, composed
 from replaystore.interrupts import as_storage_errors
 from replaystore.location import Location, expanded, parse
 from replaystore.registry import broken, registered
@@ -224,27 +223,7 @@ def _through_a_store(
         first = bring(source, from_, place, How(strict=how.strict, proof=how.proof))
         with opened(place) as buffer:
             second = export(buffer, target, to, selected, how, named=named.target is not None)
-    return replace(
-        second,
-        fields=merged(first.fields, second.fields),
-        rest=merged(first.rest, second.rest),
-        remarks=first.remarks + second.remarks,
-        source=first.source,
-        seconds=round(first.seconds + second.seconds, 3),
-        proof=_of_both(first.proof, second.proof),
-    )
-
-
-def _of_both(first: Proof | None, second: Proof | None) -> Proof | None:
-    """The proof of two conversions, one after the other: what the second one's says, and the first could
-    not."""
-    if first is None or second is None:
-        return second
-    return replace(
-        second,
-        not_proved={**first.not_proved, **second.not_proved},
-        seconds=round(first.seconds + second.seconds, 3),
-    )
+    return composed(first, second)
 
 
 class _Named:

@@ -20,7 +20,7 @@ from replaystore.errors import EvictedError, FormatError, MissingDependencyError
 from replaystore.formats.blocks import blocks_of, planned_counts
 from replaystore.formats.format import Format
 from replaystore.formats.options import Options
-from replaystore.formats.report import KEPT, Fate, Proof, Report, merged
+from replaystore.formats.report import KEPT, Fate, Proof, Report, after, rest_after
 from replaystore.formats.source import RingSource, Source
 from replaystore.location import Location
 from replaystore.schema.names import listed
@@ -99,8 +99,8 @@ class _File:
         self, view: BufferReader, source: Source | RingSource, path: str, options: Options, report: Report
     ) -> None:
         self.view, self.source, self.path, self.options, self.report = view, source, path, options, report
-        self.fates: Mapping[str, Fate] = merged(report.fields, source.fields)
-        self.beside: Mapping[str, Fate] = merged(report.rest, source.rest)
+        self.fates: Mapping[str, Fate] = after(report.fields, source.fields)
+        self.beside: Mapping[str, Fate] = rest_after(report.rest, source.rest)
         self.not_proved: dict[str, str] = {}
         schema = view.schema if options.fields is None else view.schema.select(options.fields)
         self.kept: list[str] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from replaystore.errors import UnsupportedError
@@ -20,13 +20,16 @@ __all__ = [
     "Fate",
     "Proof",
     "Report",
+    "after",
     "as_provenance",
     "changed",
+    "composed",
     "derived",
     "lost",
     "made_up",
     "merged",
     "refuse_losses",
+    "rest_after",
     "sentences",
     "unseen",
 ]
@@ -203,8 +206,11 @@ def refuse_losses(fields: Mapping[str, Fate], rest: Mapping[str, Fate], where: s
         )
 
 
+# --- of several conversions
+
+
 def merged(*several: Mapping[str, Fate]) -> dict[str, Fate]:
-    """What became of things that went several ways, one after another: the worst of it."""
+    """What became of things of several buffers, side by side: the worst of it."""
     order = ("kept", "derived", "changed", "made up", "lost")
     found: dict[str, Fate] = {}
     for things in several:
@@ -212,3 +218,73 @@ def merged(*several: Mapping[str, Fate]) -> dict[str, Fate]:
             if name not in found or order.index(fate.kind) > order.index(found[name].kind):
                 found[name] = fate
     return found
+
+
+def after(first: Mapping[str, Fate], second: Mapping[str, Fate]) -> dict[str, Fate]:
+    """What became of fields that went through two conversions, one behind the other."""
+    return {name: _then(first.get(name, KEPT), second.get(name, KEPT)) for name in {**first, **second}}
+
+
+def rest_after(first: Mapping[str, Fate], second: Mapping[str, Fate]) -> dict[str, Fate]:
+    """As `after`, of what is beside the fields."""
+    moved = first.get("steps", KEPT).kind in ("changed", "made up")
+    if moved and first.get("trajectories", KEPT).exact:  # whatever becomes of those of no trajectory
+        first = {**first, "trajectories": changed("other steps are in them")}
+    return after(first, second)
+
+
+def composed(first: Report, second: Report) -> Report:
+    """What became of a buffer in two conversions, one behind the other."""
+    fields, rest = after(first.fields, second.fields), rest_after(first.rest, second.rest)
+    proof = second.proof
+    if first.proof is not None and proof is not None:
+        proof = _proved(first, proof, fields, rest)
+    return replace(
+        second,
+        fields=fields,
+        rest=rest,
+        remarks=first.remarks + second.remarks,
+        source=first.source,
+        seconds=round(first.seconds + second.seconds, 3),
+        proof=proof,
+    )
+
+
+def _proved(first: Report, proof: Proof, fields: Mapping[str, Fate], rest: Mapping[str, Fate]) -> Proof:
+    """What the proof of a second conversion says of the source of the first: what that had not kept is not
+    the same, though it was kept then."""
+    assert first.proof is not None
+    within, not_proved = dict[str, float](), {**first.proof.not_proved, **proof.not_proved}
+    for name in (*proof.fields, *proof.within):
+        before = first.fields.get(name, KEPT)
+        if before.max_error is not None and before.kind == "changed":
+            within[name] = before.max_error + proof.within.get(name, 0.0)
+        elif before.exact and name in proof.within:
+            within[name] = proof.within[name]
+        elif not before.exact:
+            not_proved[name] = f"{before.kind}: {before.how}" if before.how else before.kind
+    for name in proof.rest:
+        if not (before := first.rest.get(name, KEPT)).exact:
+            not_proved[name] = f"{before.kind}: {before.how}" if before.how else before.kind
+    return replace(
+        proof,
+        fields=[name for name in proof.fields if fields.get(name, KEPT).exact],
+        rest=[name for name in proof.rest if rest.get(name, KEPT).exact],
+        within=within,
+        not_proved=not_proved,
+        content=proof.content if first.exact else "",
+        seconds=round(first.proof.seconds + proof.seconds, 3),
+    )
+
+
+def _then(first: Fate, second: Fate) -> Fate:
+    if second.exact:
+        return first if not first.exact or first.kind == "derived" else second
+    if first.exact or second.kind in ("lost", "made up"):
+        return second
+    if first.kind == second.kind == "changed":
+        how = "; ".join(dict.fromkeys(filter(None, (first.how, second.how))))
+        if first.max_error is None or second.max_error is None:
+            return changed(how)
+        return changed(how, first.max_error + second.max_error)
+    return made_up(second.how)

@@ -18,9 +18,10 @@ from replaystore.converting.convert import convert
 from replaystore.errors import MissingDependencyError, ReplayStoreError, SchemaError, UnsupportedError
 from replaystore.formats import finding
 from replaystore.formats.format import Format
+from replaystore.formats.report import after, rest_after
 from replaystore.registry.recognizing import recognizes
 from replaystore.testing import difficult
-from replaystore.testing.promises import Fates, Things, after, untrue
+from replaystore.testing.promises import Fates, Things, untrue
 
 __all__ = ["Cell", "Matrix", "Outcome", "cells", "foreign", "ways"]
 
@@ -124,7 +125,7 @@ class Matrix:
                 leg = self._legs[way] = self._made(at, name)
             if leg.refused or leg.problems:
                 return Outcome(leg.refused, leg.problems)
-            fields, rest, at = after(fields, leg.fields), after(rest, leg.rest), leg.store
+            fields, rest, at = after(fields, leg.fields), rest_after(rest, leg.rest), leg.store
         found = untrue(self._things[begin], self._things[at], fields, rest)
         if len(names) > 1:  # nobody comes here again
             del self._things[at], self._legs[way]
@@ -154,7 +155,7 @@ class Matrix:
             self._things[back] = self._read(back)
         except (Exception, RecursionError) as error:  # noqa: BLE001  # whatever it is, it is told
             return _Leg(problems=[f"{name} cannot read what it wrote: {_told(error)}"])
-        fields, rest = after(there.fields, again.fields), after(there.rest, again.rest)
+        fields, rest = after(there.fields, again.fields), rest_after(there.rest, again.rest)
         found = untrue(self._things[store], self._things[back], fields, rest)
         problems = [f"through {name}: {problem}" for problem in found]
         return _Leg("", problems, path, back, fields, rest)

@@ -3,9 +3,9 @@ came back. Both ways: what it does not name is the same bit for bit, what it say
 What is made up for other software may be known as such where it is read again.
 
 A thing is what `replaystore.formats.report` names: a field, by its rows in all trajectories, or something
-beside the fields. What several conversions have made of it is `after`, one behind the other. Where a report
-says that trajectories or steps are others, as rings have them, rows cannot be held against one another: what
-is there and what is not is looked at then.
+beside the fields. What several conversions have made of it, one behind the other, is `report.after`. Where a
+report says that trajectories or steps are others, as rings have them, rows cannot be held against one
+another: what is there and what is not is looked at then.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaystore.buffers.buffer import Buffer
-from replaystore.formats.report import KEPT, Fate, changed, made_up
+from replaystore.formats.report import KEPT, Fate
 from replaystore.schema.fields import Schema
 from replaystore.schema.ragged import Ragged
 from replaystore.trajectories.columns import RETURN, TRAJECTORIES
 
-__all__ = ["Fates", "Things", "after", "untrue"]
+__all__ = ["Fates", "Things", "untrue"]
 
 Fates = Mapping[str, Fate]
 BLANK = {"seed": -1, "split": "", "env": 0, "terminated": False, "truncated": False, "open": False}
@@ -85,7 +85,7 @@ class Things:
 
     def digests(self, fates: Fates) -> list[bytes]:
         """Of each trajectory, of the fields that were kept."""
-        names = sorted(name for name in self.fields if _kept(fates.get(name, KEPT)))
+        names = sorted(name for name in self.fields if fates.get(name, KEPT).exact)
         return [
             hashlib.sha256(b"".join(_bits(self.fields[name][at]) for name in names)).digest()
             for at in range(len(self.lengths))
@@ -118,30 +118,6 @@ def _same(mine: Any, theirs: Any) -> bool:
     return _bits(mine) == _bits(theirs)
 
 
-def _kept(fate: Fate) -> bool:
-    return fate.kind in ("kept", "derived")
-
-
-# --- what several reports say, one behind the other
-
-
-def after(first: Fates, second: Fates) -> dict[str, Fate]:
-    """What became of things that went through two conversions."""
-    if first.get("steps", KEPT).kind in ("changed", "made up"):  # whatever becomes of those of no trajectory
-        first = {**first, "trajectories": changed("other steps are in them")}
-    return {name: _then(first.get(name, KEPT), second.get(name, KEPT)) for name in {**first, **second}}
-
-
-def _then(first: Fate, second: Fate) -> Fate:
-    if _kept(second):
-        return first if not _kept(first) or first.kind == "derived" else second
-    if _kept(first) or second.kind in ("lost", "made up"):
-        return second
-    if first.kind == second.kind == "changed" and None not in (first.max_error, second.max_error):
-        return changed(f"{first.how}; {second.how}", (first.max_error or 0.0) + (second.max_error or 0.0))
-    return changed(second.how) if first.kind == "changed" else made_up(second.how)
-
-
 # --- what is not so
 
 
@@ -154,7 +130,7 @@ def untrue(given: Things, found: Things, fields: Fates, rest: Fates) -> list[str
         return [*_columns(given, found, fields, whole=True)]
     if len(given.lengths) != len(found.lengths):
         return [f"{len(found.lengths)} trajectories instead of {len(given.lengths)}"]
-    if not _kept(rest.get("order", KEPT)):
+    if not rest.get("order", KEPT).exact:
         given, found = (
             side.ordered(sorted(range(len(side.lengths)), key=side.digests(fields).__getitem__))
             for side in (given, found)
@@ -191,7 +167,7 @@ def _columns(given: Things, found: Things, fates: Fates, *, whole: bool = False)
 def _values(what: str, mine: list[Any], theirs: list[Any], fate: Fate, said: str) -> Iterator[str]:
     """Of rows that are on both sides."""
     differing = [at for at, pair in enumerate(zip(mine, theirs, strict=True)) if not _same(*pair)]
-    if _kept(fate):
+    if fate.exact:
         if differing:
             at = differing[0]
             yield f"{what} of trajectory {at}: {_first(mine[at], theirs[at])}, and the report says {said}"
@@ -237,15 +213,15 @@ def _finals(given: Things, found: Things, fields: Fates, rest: Fates) -> Iterato
         if any(final is not None for final in found.finals) and any(f is not None for f in given.finals):
             yield "final observations are there, and the report says they are lost"
         return
-    exact = [name for name in names if _kept(fields.get(name, KEPT))]
+    exact = [name for name in names if fields.get(name, KEPT).exact]
     mine, theirs = (
         [final and {name: final[name] for name in exact if name in final} for final in side.finals]
         for side in (given, found)
     )
-    if exact or _kept(fate):
+    if exact or fate.exact:
         yield from _values("the final observation", mine, theirs, fate, said)
     for name in names:
-        if (of := fields.get(name, KEPT)).max_error is not None and _kept(fate):
+        if (of := fields.get(name, KEPT)).max_error is not None and fate.exact:
             pairs = zip(given.finals, found.finals, strict=True)
             errors = [_error(np.asarray(a[name]), np.asarray(b[name])) for a, b in pairs if a and b]
             if max(errors, default=0.0) > (of.max_error or 0.0):
@@ -261,7 +237,7 @@ def _table(given: Things, found: Things, fields: Fates, rest: Fates) -> Iterator
         blank = BLANK.get(name)
         if name not in TRAJECTORIES and name != "open":
             if theirs is None or mine is None:
-                if (fate.kind != "lost") if theirs is None else _kept(fate):
+                if (fate.kind != "lost") if theirs is None else fate.exact:
                     yield f"column {name} is {'not ' * (theirs is None)}there, and the report says {said}"
                 continue
             if fate.kind == "lost":
@@ -272,7 +248,7 @@ def _table(given: Things, found: Things, fields: Fates, rest: Fates) -> Iterator
         if fate.kind == "lost" and not of_fields:
             if (theirs != blank).any() and (mine != blank).any():
                 yield f"{name} is there ({theirs[:5]}), and the report says it is lost"
-        elif of_fields and not _kept(fate):
+        elif of_fields and not fate.exact:
             continue  # the flags of steps are looked at as such
         else:
             yield from _values(name, [mine], [theirs], fate, said)
@@ -289,7 +265,7 @@ def _beside(given: Things, found: Things, fields: Fates, rest: Fates) -> Iterato
         if fate.kind == "lost":
             if theirs is not None and mine is not None:
                 yield f"{name} is there, and the report says it is lost"
-        elif _kept(fate) != _same_json(mine, theirs):
+        elif fate.exact != _same_json(mine, theirs):
             yield f"{name}: {theirs!r:.80} instead of {mine!r:.80}, and the report says {_said(rest, name)}"
 
 
@@ -305,7 +281,7 @@ def _loose(given: Things, found: Things, fields: Fates, rest: Fates) -> Iterator
         yield f"{now} steps of no trajectory instead of {count}, and the report says {_said(rest, 'steps')}"
         return
     for name in sorted(given.loose.keys() & found.loose.keys()):
-        if _kept(fields.get(name, KEPT)) and not _same(given.loose[name], found.loose[name]):
+        if fields.get(name, KEPT).exact and not _same(given.loose[name], found.loose[name]):
             what = _first(given.loose[name], found.loose[name])
             yield f"steps of no trajectory: field {name}: {what}, and the report says nothing of it"
 
