@@ -134,7 +134,7 @@ class _File:
             )
         if isinstance(self.source, RingSource) and not self._same_ends(self.source):
             return self._nothing("read again, its rows form other trajectories")
-        if "trajectories" in inexact:
+        if "trajectories" in inexact and not isinstance(self.source, RingSource):  # a ring forms them anew
             return self._flat(ordered="order" not in inexact)
         if "order" in inexact:
             return self._in_any_order()
@@ -228,8 +228,9 @@ class _File:
 
     def _flat(self, *, ordered: bool) -> Proof:
         """Step by step, wherever trajectories begin and end."""
+        assert isinstance(self.source, Source)
         why = f"trajectories: {self.beside['trajectories'].how or 'they are others'}"
-        if isinstance(self.source, RingSource) or not ordered or not self.kept:
+        if not ordered or not self.kept:
             return self._nothing(why)
         fields = {name: self.view.schema.fields[name] for name in self.kept}
         options = replace(self.options, fields=tuple(self.kept))

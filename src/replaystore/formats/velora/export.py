@@ -16,14 +16,23 @@ from replaystore.formats.shared.outgoing import Outgoing, Output
 from replaystore.views.foreign_ring import AFTER_IT, Placement, Ring, ring_of
 from replaystore.views.reader import BufferReader
 
-__all__ = ["TENSORS", "Plan"]
+__all__ = ["TENSORS", "Plan", "forms_trajectories"]
 
 TENSORS = ("actions", "dones", "hiddens", "next_states", "rewards", "states")
 """Of a velora buffer, in the order of the file."""
 
+ROWS_PER_TRAJECTORY = 8
+MAX_FINAL_BYTES = 64 << 20
+"""Final observations are kept like a table, which is small."""
 _FLOAT = np.dtype("<f4")
 _BLOCK = 1 << 20
 Rows = NDArray[np.int64]
+
+
+def forms_trajectories(count: int, rows: int, row_bytes: int) -> bool:
+    """Whether so many ends in so many rows, of so large states, are those of trajectories."""
+    most = max(rows, 4 * ROWS_PER_TRAJECTORY)
+    return count * ROWS_PER_TRAJECTORY <= most and count * row_bytes <= MAX_FINAL_BYTES
 
 
 class Plan:
@@ -127,8 +136,8 @@ class Plan:
     # --- any other buffer
 
     def _in_a_new_ring(self) -> Placement:
-        """One transition after another, in the order in which they lie, but for those whose next state is not
-        known."""
+        """One trajectory after another, but for transitions whose next state is not known. Rows of a ring
+        that says itself what follows, or which rows are flagged, stay in the order in which they lie."""
         out = self.out
         start, length, part = out.in_pieces()
         count = int(length.sum())
@@ -139,19 +148,32 @@ class Plan:
                 left = count - int(length.sum())
                 out.rest["steps"] = lost(f"{left} of them, after which nothing was observed")
             out.became["next_states"] = derived("from the observations that follow")
-        order = np.argsort(start)
-        start, stop = start[order], (start + length)[order]
+        stop = start + length
+        if self._flagged or self.stored is not None:
+            order = np.argsort(start)
+            start, stop, part = start[order], stop[order], part[order]
         if self._flagged and self.stored is None:
             start, stop = _without(start, stop, self._flagged_rows())
+        elif self.stored is None:
+            self._note_short(part[stop > start], int((stop - start).sum()))
         kept = stop > start
         start, length = start[kept], (stop - start)[kept]
         total = int(length.sum())
         capacity = (
             max(total, 1) if out.options.trajectories is not None else max(total, out.buffer.capacity or 1)
         )
-        out.rest["trajectories"] = changed("they end where dones and next_states say so")
+        out.rest.setdefault("trajectories", changed("they end where dones and next_states say so"))
         out.rest["ring"] = made_up(f"capacity {capacity}")
         return Placement(capacity, np.cumsum(length) - length, start, length)
+
+    def _note_short(self, part: Rows, rows: int) -> None:
+        """Of rows of these parts no trajectories are read again, if there are so many."""
+        count = len(np.unique(self.out.parts.trajectory[part]))
+        if not forms_trajectories(count, rows, self.states.row_bytes):
+            why = "they are too short to be told from chance"
+            if count * ROWS_PER_TRAJECTORY <= max(rows, 4 * ROWS_PER_TRAJECTORY):
+                why = "there are too many for their next states to be kept apart"
+            self.out.rest["trajectories"] = lost(f"{why}: read again, steps are of none, with next_states")
 
     def _flagged_rows(self) -> Rows:
         """Those that are flagged: they hold the last observation of an episode, and no step."""

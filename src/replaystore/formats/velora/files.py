@@ -11,11 +11,12 @@ beside it.
 |                            | `next_states`; see below                                                      |
 | capacity, position, size … | the state of the ring in the document (`replaystore.views.foreign_ring`)      |
 
-The files do not say which rows belong together, and rows of several environments may lie in turn. Where the
-next state of a row is, bit for bit, the state of the row after it, and the row is not done, the two are steps
-of one trajectory. If that makes trajectories of eight rows or more on average, they become the buffer's, with
-the next state after each of them as final observation, and `next_states` is no field. Otherwise rows are of
-no trajectory, and `next_states` is a field.
+The files do not say which rows belong together, and those that velora writes of several environments lie in
+turn; what is written here lies trajectory by trajectory. Where the next state of a row is, bit for bit, the
+state of the row after it, and the row is not done, the two are steps of one trajectory. If that makes
+trajectories of eight rows or more on average, they become the buffer's, with the next state after each of
+them as final observation, and `next_states` is no field. Otherwise rows are of no trajectory, and
+`next_states` is a field.
 
 The metadata are in `{prefix}metadata.json` beside `{prefix}state.safetensors`, or in the entry "buffer" of
 the metadata.json of an agent's checkpoint. Files of velora 0.1.1 have no hiddens.
@@ -41,7 +42,7 @@ from replaystore.formats.shared.file_rows import BLOCK_BYTES, FileRows, opened
 from replaystore.formats.shared.new_files import NewFiles, listed
 from replaystore.formats.shared.outgoing import Output
 from replaystore.formats.source import RingSource, no_parts
-from replaystore.formats.velora.export import TENSORS, Plan
+from replaystore.formats.velora.export import TENSORS, Plan, forms_trajectories
 from replaystore.formats.velora.pair import (
     KEYS,
     STATE,
@@ -58,9 +59,6 @@ from replaystore.views.reader import BufferReader
 
 __all__ = ["Contents", "Velora", "contents", "read", "write", "write_tensors"]
 
-ROWS_PER_TRAJECTORY = 8
-MAX_FINAL_BYTES = 64 << 20
-"""Final observations are kept like a table, which is small."""
 FIELDS = {
     "states": "observation",
     "actions": "action",
@@ -198,10 +196,7 @@ def _ends(tensors: Mapping[str, FileRows], begin: int, count: int) -> NDArray[np
         places = np.flatnonzero(ends) + start
         found.append(places)
         total += len(places)
-        if (
-            total * ROWS_PER_TRAJECTORY > max(count, 4 * ROWS_PER_TRAJECTORY)
-            or total * states.row_bytes > MAX_FINAL_BYTES
-        ):
+        if not forms_trajectories(total, count, states.row_bytes):
             return None
     return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
