@@ -18,6 +18,15 @@ __all__ = ["memory"]
 WORKER = Path(__file__).with_name("memory_worker.py")
 WIDTH = 4096
 """Bytes of an observation."""
+CALLED = {
+    **{name: called for name, (called, _) in READERS.items()},
+    "arrow": "data.arrow",
+    "safetensors": "data.safetensors",
+    "pickled_dict": "data.dict.pkl",
+    "velora": "buffer.safetensors",
+    "active_rlhf": "buffer.pkl",
+}
+"""What a file of each format is called."""
 
 
 def memory(context: Context) -> list[Result]:
@@ -27,7 +36,7 @@ def memory(context: Context) -> list[Result]:
         return found
     steps = context.choose(4 << 30, 64 << 20) // WIDTH
     store = _store(context.folder / "source.zarr", steps)
-    for name, (called, _) in READERS.items():
+    for name, called in CALLED.items():
         path, back = context.folder / called, context.folder / "back.zarr"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
