@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from conversions import record
 from independent_digest import digest as again
 
 import replaystore as rs
+from replaystore.comparing.leaves import Crew
+from replaystore.comparing.steps_in_blocks import BlockTally
 from replaystore.errors import NotFoundError, SchemaError, UnsupportedError
+from replaystore.trajectories.blocks import Block
 
 pytest_plugins = ["commands", "conversions"]
 
@@ -253,3 +257,22 @@ def test_a_trajectory_takes_a_hundred_bytes_at_most(tmp_path: Path) -> None:
             found.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert found[1] - found[0] < 100 * count * 0.9 + (2 << 20)
+
+
+def test_rows_of_trajectories_that_have_ended_are_let_go() -> None:
+    """A final observation is often a view of all that was read with it."""
+    schema = rs.Schema({"observation": rs.Field("float32", (64,), "observation")})
+    read: list[weakref.ref[np.ndarray]] = []
+
+    with Crew() as crew:
+        tally = BlockTally(schema.fields, {}, crew)
+        for number in range(40):
+            rows = np.full((65, 64), number, np.float32)
+            read.append(weakref.ref(rows))
+            tally.add(Block({"observation": rows[:64]}, final={"observation": rows[64]}))
+            tally.tally.turn()
+        del rows
+        held = sum(one() is not None for one in read)
+        tally.finish()
+
+    assert held <= 1

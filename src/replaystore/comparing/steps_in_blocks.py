@@ -117,6 +117,7 @@ class BlockTally:
 
     def _end(self, going: _Going) -> None:
         self._follow(going)
+        going.final = None  # rows of a block, which would be in memory as long as these are
         told = {
             "seed": np.int64(going.seed).tobytes(),
             "env": np.int64(going.env).tobytes(),

@@ -121,8 +121,10 @@ class ArrowEpisodes:
         return Ragged.concatenate(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
 
     def part(self, path: str, episode: int, start: int, stop: int) -> Any:
-        """Rows [start, stop) of one episode."""
-        return self._of_one(path, episode)[start:stop]
+        """Rows [start, stop) of one episode; a copy, since whoever keeps a row would keep the episode in
+        memory."""
+        rows = self._of_one(path, episode)[start:stop]
+        return rows.copy() if isinstance(rows, np.ndarray) else rows.take(np.arange(len(rows)))
 
     def sizes(self, path: str, episode: int, start: int, stop: int) -> NDArray[np.int64]:
         """How many bytes the values of rows [start, stop) take, of texts and arrays."""
@@ -132,6 +134,7 @@ class ArrowEpisodes:
 
     def _of_one(self, path: str, episode: int) -> Any:
         if self._loaded.keys() != {episode}:
+            self._loaded = {}  # first: two long episodes need not be in memory at once
             self._loaded = {episode: self._read(episode)}
         return self._values(path, episode)
 
