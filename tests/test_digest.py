@@ -192,10 +192,10 @@ def test_a_store_without_steps_has_one(tmp_path: Path) -> None:
 def test_steps_of_no_trajectory_are_counted(tmp_path: Path) -> None:
     fields, random = SCHEMA.fields.items(), np.random.default_rng(0)
     with rs.create(tmp_path / "a.zarr", SCHEMA) as buffer:
-        for row in range(18):  # in turns: the state after a row is not that of the next one
+        for _ in range(18):  # of one step each: a file that says no more than rows does not tell them apart
             columns = {name: np.zeros((1, *field.shape), field.dtype) for name, field in fields}
-            observation = random.random((1, 3), np.float32)
-            buffer.append({**columns, "observation": observation}, env=row % 2)
+            observation, final = random.random((2, 1, 3), np.float32)
+            buffer.append({**columns, "observation": observation}, final_observation=final, ends=[0])
     rs.convert(tmp_path / "a.zarr", tmp_path / "b_state.safetensors")
     rs.convert(tmp_path / "b_state.safetensors", tmp_path / "c.zarr")
     with rs.open(tmp_path / "c.zarr") as buffer:
