@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "replaystore"
 
 LAYERS: list[set[str]] = [
     {"errors", "extras", "forks", "interrupts", "refusals"},
-    {"location", "registry", "schema", "not_stores", "trajectories", "urls"},
+    {"credentials", "location", "registry", "schema", "not_stores", "trajectories", "urls", "wire"},
     {"storage"},
     {"containers"},
     {"columns"},
@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"views"},
     {"formats", "sampling"},
     {"buffers"},
-    {"analysis", "checking", "comparing", "converting", "gymnasium", "torch"},
+    {"analysis", "checking", "client", "comparing", "converting", "gymnasium", "service", "torch"},
     {"__main__", "cli", "compat", "sb3", "testing"},
 ]
 """What may import what: a folder imports from its own layer and from those before it."""
