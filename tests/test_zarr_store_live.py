@@ -30,7 +30,8 @@ from replaystore.testing.campaigns.concurrency import Writer
 from replaystore.testing.histories import SCHEMA, Shown, few_rows
 from replaystore.testing.readers import Ground
 from replaystore.testing.samples import shards_of
-from replaystore.views.zarr_store import CommitSource, ZarrStore
+from replaystore.views.commit_source import CommitSource
+from replaystore.views.zarr_store import ZarrStore
 from replaystore.views.zarr_tree import ZarrTree
 
 KINDS = {"zarr": (".zarr", None), "hdf5": (".h5", None), "ring": (".zarr", 4000)}

@@ -218,7 +218,8 @@ class Buffer(LaterFields):
         It goes on showing that commit, until the buffer is closed, and has the files open for itself. A
         ConflictError says that rows of it have left a ring, or were rolled back."""
         try:
-            from replaystore.views.zarr_store import CommitSource, ZarrStore
+            from replaystore.views.commit_source import CommitSource
+            from replaystore.views.zarr_store import ZarrStore
         except ImportError as error:
             raise MissingDependencyError(f"zarr_store() needs zarr ({error}): pip install zarr") from error
         self.check_open()
