@@ -21,10 +21,14 @@ IMPORTED_AS = {"gymnasium[mujoco]": "mujoco", "gymnasium[atari]": "ale_py"}
 """Extras of others, by the package that they are wanted for; others are told by what is installed."""
 NOT_IMPORTED = {
     "array-api-compat": "velora needs it, and does not ask for it",
+    "httptools": "uvicorn uses it if it is there",
+    "httpx2": "starlette.testclient needs it",
     "mypy": "./scripts/check runs it",
     "pytest-timeout": "the settings of pytest use it",
     "pytest-xdist": "./scripts/test uses it",
     "ruff": "./scripts/check runs it",
+    "uvicorn": "`replaystore serve` starts it",
+    "uvloop": "uvicorn uses it if it is there",
 }
 
 

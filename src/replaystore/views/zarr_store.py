@@ -4,9 +4,9 @@ A store shows one commit, that of the buffer when it was asked for, and goes on 
 or the buffer does: it has the files open for itself. Sent to another process, or closed and used again, it
 opens them anew, as of the same commit.
 
-Invariant: what is no key has no value; whatever else goes wrong is a ReplayStoreError. zarr takes a chunk without a
-value for fill values, a FileNotFoundError or a KeyError for a missing group, and Python an IndexError for
-the end of an iteration: so no error of `get` is one of these.
+Invariant: what is no key has no value; whatever else goes wrong is a ReplayStoreError. zarr takes a chunk
+without a value for fill values, a FileNotFoundError or a KeyError for a missing group, and Python an
+IndexError for the end of an iteration: so no error of `get` is one of these.
 
 zarr is loaded with this module, and by nothing else of the package.
 """
