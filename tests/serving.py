@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("starlette")
-pytest.importorskip("httpx")
+pytest.importorskip("httpx2")
 
 from starlette.testclient import TestClient
 
@@ -16,7 +19,7 @@ from replaystore.service.app import make_app
 from replaystore.service.service import Service
 from replaystore.service.tokens import SCOPES, Grant, Scope
 
-__all__ = ["KnownTokens", "asking", "bearer"]
+__all__ = ["KnownTokens", "asking", "bearer", "serving"]
 
 
 class KnownTokens:
@@ -54,3 +57,23 @@ def asking(service: Service) -> Iterator[TestClient]:
     app = make_app(service)
     with TestClient(app, base_url="http://127.0.0.1", headers=bearer(), follow_redirects=False) as client:
         yield client
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """A server of this process, for software that needs one: its address. Any client may do everything that
+    its token says (`bearer`)."""
+    uvicorn = pytest.importorskip("uvicorn")
+    settings = uvicorn.Config(make_app(service), port=0, log_config=None, access_log=False, ws="none")
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server has not started"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        service.ending.set()
+        server.should_exit = True
+        thread.join()

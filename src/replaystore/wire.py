@@ -82,7 +82,10 @@ def pack(arrays: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -
 
 def _add(plain: dict[str, NDArray[Any]], name: str, array: NDArray[Any]) -> None:
     if array.dtype.name == "complex128":
-        name, array = name + _COMPLEX, np.ascontiguousarray(array).reshape(*array.shape, 1).view("<f8")
+        name, array = (
+            name + _COMPLEX,
+            np.ascontiguousarray(array, "<c16").reshape(*array.shape, 1).view("<f8"),
+        )
     if array.dtype.name not in _KINDS:
         raise ArgumentError(f"{name!r:.80} holds {array.dtype}, and no step does: convert it first")
     plain[name] = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)

@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from google_crc32c import value
@@ -72,6 +73,8 @@ def _type(key: str) -> str:
 def lead_to_commit(asked: Asked) -> Answer:
     """From a name to the commit that has it now."""
     store, rest = asked.store, asked.path["rest"]
+    if re.fullmatch("[0-9a-f]{32}[.][0-9]+", asked.path["name"]):  # an address, of what no commit has
+        raise RefusedError(404, "there is no such address: GET /openapi.json", kind="NotFoundError")
     tree = rest.strip("/") == "zarr"
     if not tree and rest not in BELOW:
         raise RefusedError(

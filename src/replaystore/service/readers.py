@@ -3,7 +3,9 @@
 Invariants:
 1. A commit is known by the id of its store, made when that was, and its number: nobody is given anything of
    another store that has taken the place.
-2. What is open for a commit stays so while somebody uses it, also if it is not among the last ones any more.
+2. Of a commit that is not there, whatever the reason is, nobody is told that something of it was not found:
+   software that reads Zarr would take that for fill values.
+3. What is open for a commit stays so while somebody uses it, also if it is not among the last ones any more.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from typing import TypeVar
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.create_open import open as open_buffer
 from replaystore.buffers.create_open import open_commit
-from replaystore.errors import ConflictError, EvictedError, NotFoundError, ReplayStoreError
+from replaystore.errors import (
+    ConflictError,
+    CorruptError,
+    EvictedError,
+    FormatError,
+    FormatVersionError,
+    NotFoundError,
+    ReplayStoreError,
+)
 from replaystore.service.refused import RefusedError
 from replaystore.service.root import Root
 from replaystore.views.commit_source import CommitSource
@@ -117,11 +127,13 @@ class Readers:
     # --- a commit
 
     def at(self, pin: Pin, question: Callable[[ZarrTree], Answer]) -> Answer:
-        """What a commit answers; its buffer is the `view` of the hierarchy. RefusedError: 404, there is no
-        such commit; 410, there was, and it is not there any more, or not all of it."""
+        """What a commit answers; its buffer is the `view` of the hierarchy. RefusedError (410): it is not
+        there, or not all of it."""
         try:
             return self._source(pin).ask(question)
-        except (ConflictError, EvictedError) as error:
+        except (ConflictError, EvictedError, NotFoundError, FormatError) as error:
+            if isinstance(error, CorruptError | FormatVersionError):
+                raise
             with self._lock:
                 self._pinned.pop(pin, None)
             raise _gone(pin, error) from error
@@ -134,15 +146,7 @@ class Readers:
                 return known
         newest = self.newest(pin.store)
         if newest.id != pin.id:
-            raise RefusedError(
-                410,
-                f"{pin.store} is the store {newest.id}, and not {pin.id:.40}, any more: ask for @latest",
-                kind="EvictedError",
-            )
-        if newest.commit < pin.commit:
-            raise NotFoundError(
-                f"{pin.store}: commit {pin.commit} does not exist; the newest is {newest.commit}"
-            )
+            raise ConflictError(f"{pin.store} is another store, {newest.id}")
         source = CommitSource(open_commit, self._root.path(pin.store), pin.commit, pin.id)
         source.tree()
         with self._lock:
