@@ -15,7 +15,7 @@ from replaystore.errors import ArgumentError
 
 __all__ = ["below", "checked", "file_name", "folder_of", "host_of", "path_of", "shown"]
 
-_BEGINNING = re.compile(r"(?i)(https?)://?(?=[^/])")
+_BEGINNING = re.compile(r"(?i)(https?|replays?)://?(?=[^/])")
 """Path("http://a") is http:/a."""
 LONGEST = 8192
 """Characters; servers refuse longer ones."""

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-__all__ = ["CONNECTIONS", "get", "in_background"]
+__all__ = ["CONNECTIONS", "in_background", "send"]
 
 CONNECTIONS = 32
 """To one server, and threads that wait for answers."""
@@ -99,16 +99,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_connections.start_anew)
 
 
-def get(
-    url: str, headers: Mapping[str, str], *, connect: float, stall: float, until: float
+def send(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    connect: float,
+    stall: float,
+    until: float,
+    method: str = "GET",
+    body: bytes | None = None,
 ) -> urllib3.BaseHTTPResponse:
     """Send a request, and wait for the head of the answer; its body is read in this thread, and the answer
     closed or released. urllib3's errors."""
     _now.until = until
     left = max(0.001, until - time.monotonic())
     return _connections.manager.request(
-        "GET",
+        method,
         url,
+        body=body,
         headers=dict(headers),
         preload_content=False,
         decode_content=False,

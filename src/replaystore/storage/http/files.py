@@ -21,7 +21,7 @@ from replaystore import urls
 from replaystore.errors import ConflictError, CorruptError, UnsupportedError
 from replaystore.forks import renew_in_children
 from replaystore.storage.alone import is_alone
-from replaystore.storage.http.asking import PATIENCE, Answer, Patience, Wanted, ask
+from replaystore.storage.http.asking import MANNERS, PATIENCE, Answer, Manners, Patience, Wanted, ask
 from replaystore.storage.http.connections import in_background
 from replaystore.storage.http.joining import PART, Place, Span, plan
 from replaystore.storage.protocol import Reads
@@ -62,11 +62,13 @@ class HttpFiles(Reads):
 
     far, lists = True, False
 
-    def __init__(self, url: str, *, entrance: str = "", patience: Patience = PATIENCE) -> None:
+    def __init__(
+        self, url: str, *, entrance: str = "", patience: Patience = PATIENCE, manners: Manners = MANNERS
+    ) -> None:
         self._folder = urls.folder_of(url) if entrance else url
         self._exactly = {entrance: url}
         self.entrance = entrance
-        self._patience = patience
+        self._patience, self._manners = patience, manners
         self._ahead: dict[Place, _Piece] = {}
         self._held = 0
         self._versions: dict[str, tuple[int, str] | None] = {}
@@ -80,9 +82,9 @@ class HttpFiles(Reads):
 
     def path(self, name: str) -> str:
         try:
-            return urls.shown(self._url(name))
+            return self._manners.shown(self._url(name))
         except CorruptError:
-            return f"{urls.shown(self._folder)}: {name!r:.200}"
+            return f"{self._manners.shown(self._folder)}: {name!r:.200}"
 
     def _url(self, name: str) -> str:
         known = self._exactly.get(name)
@@ -90,7 +92,7 @@ class HttpFiles(Reads):
             return known
         if name and (_NO_NAMES & set(name.split("/")) or "\0" in name):
             raise CorruptError(
-                f"{urls.shown(self._folder)}: the name {name!r:.200} leads out of the store; do not trust it"
+                f"{self._manners.shown(self._folder)}: the name {name!r:.200} leads out of the store; do not trust it"
             )
         return urls.below(self._folder, name)
 
@@ -177,7 +179,7 @@ class HttpFiles(Reads):
     # --- requests
 
     def _answer(self, name: str, wanted: Wanted) -> Answer:
-        found = ask(self._url(name), wanted, self._patience)
+        found = ask(self._url(name), wanted, self._patience, self._manners)
         if name in self._versions:
             self._check_version(name, found)
         return found

@@ -35,15 +35,19 @@ class HttpPlaces(Places):
         begin, there = self.look(path, ["zarr.json"])
         return begin is not None or bool(there)
 
+    def below(self, path: str, *, entrance: str = "") -> HttpFiles:
+        """The files below an address; `entrance`: those beside it, of which this one has it."""
+        return HttpFiles(path, entrance=entrance, patience=self._patience)
+
     def files(self, path: str, *, writable: bool) -> Reads:
-        return HttpFiles(path, patience=self._patience)
+        return self.below(path)
 
     def beside(self, path: str, *, writable: bool) -> tuple[HttpFiles, str]:
         name = urls.file_name(path)
-        return HttpFiles(path, entrance=name, patience=self._patience), name
+        return self.below(path, entrance=name), name
 
     def look(self, path: str, members: Sequence[str]) -> tuple[bytes | None, list[str]]:
-        files = HttpFiles(path, patience=self._patience)
+        files = self.below(path)
         try:
             files.fetch_ahead([("", 0, FIRST_BYTES), *((name, 0, 1) for name in members)])
             there = [name for name in members if _read(files, name, 1) is not None]
