@@ -1,5 +1,5 @@
-"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a", "https://server/a.zarr" → storage,
-container and path. It knows no name itself: the registry does.
+"""Where a store lies: "runs/a.zarr", "a.zarr.zip", "a.h5", "memory:a", "https://server/a.zarr",
+"replay://server/a.zarr" → storage, container and path. It knows no name itself: the registry does.
 
 A suffix that is known decides, so that a name means the same before and after the store exists; what exists
 and is of another kind is refused. Where there is no suffix that we know, the content of what exists is asked.
@@ -45,6 +45,9 @@ class Location:
     def __str__(self) -> str:
         """For messages: without the query of an address, which may give access."""
         return shown(self.text)
+
+    def __repr__(self) -> str:
+        return f"Location({self.storage!r}, {self.container!r}, {shown(self.path)!r})"
 
 
 def parse(location: str | os.PathLike[str] | Location) -> Location:

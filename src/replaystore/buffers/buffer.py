@@ -226,7 +226,7 @@ class Buffer(LaterFields):
         with self.turn:
             known = self._zarr_stores.get(self.commit_id)
             if known is None:
-                where, store = str(self.whereabouts), self._store
+                where, store = self.whereabouts.text, self._store
                 source = CommitSource(
                     self._open_commit, where, self.commit_id, store.state.store, store.cache
                 )

@@ -36,6 +36,7 @@ from replaystore.location import Location, parse
 from replaystore.schema import document as documents
 from replaystore.schema.environment import environment_of
 from replaystore.schema.fields import Schema
+from replaystore.storage.places import places_of
 from replaystore.views.column import Column
 from replaystore.views.layout import array_specs, check_capacity, check_storage
 from replaystore.views.ragged_column import RaggedColumn
@@ -151,6 +152,7 @@ def open(  # noqa: A001  # as in other libraries that open files
     cache: int | None = None,
     keep_commits: int | None = None,
     keep_named: int | None = None,
+    token: str | None = None,
 ) -> Buffer:
     """Open a buffer for reading ("r") or writing ("r+", one writer at a time; what a killed writer left is
     put in order).
@@ -162,6 +164,8 @@ def open(  # noqa: A001  # as in other libraries that open files
             folder for temporary files (reading only). All columns and samplers of this buffer share it; raw
             fields of a store that is far away are then read a chunk at a time, and compared with checksums.
         keep_commits, keep_named: as those of `create`, from the next commit on (writing only).
+        token: what is sent to the server of a replay:// address; otherwise REPLAYSTORE_TOKEN, or what a
+            server on this machine has written for its user.
 
     Raises:
         NotFoundError: nothing there, or no such commit. FormatError: not a store. FormatVersionError,
@@ -169,6 +173,8 @@ def open(  # noqa: A001  # as in other libraries that open files
         is only read, or a zip file, is to be written to.
     """
     place = parse(location)
+    if token is not None:
+        place = places_of(place).with_token(place, token)
     if mode not in ("r", "r+"):
         raise ArgumentError(f'mode is "r" or "r+", not {mode!r}')
     commit = None if commit is None else check_commit(commit)

@@ -99,7 +99,7 @@ class Recording(BufferReader):
                 f"{self.where} is in the memory of this process: convert it to a store on a disk, and "
                 "send that"
             )
-        return self._reopen, (str(self.whereabouts), self.commit_id, name)
+        return self._reopen, (self.whereabouts.text, self.commit_id, name)
 
     @property
     def mode(self) -> str:

@@ -83,6 +83,21 @@ OWN: dict[Kind, tuple[Entry, ...]] = {
             container="zarr",
             urls=True,
         ),
+        Entry(
+            "replay",
+            "replaystore.client.places:REPLAY",
+            "a store that `replaystore serve` serves",
+            schemes=("replay", "replays"),
+            urls=True,
+            packed="replay-zip",
+        ),
+        Entry(
+            "replay-zip",
+            "replaystore.client.places:REPLAY_ZIP",
+            "a zip file that `replaystore serve` serves",
+            container="zarr",
+            urls=True,
+        ),
     ),
     "containers": (
         Entry(

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from replaystore.errors import ConflictError, UnsupportedError
+from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
 from replaystore.location import Location
 from replaystore.registry import load
 from replaystore.storage.local import Files
@@ -100,6 +100,10 @@ class Places:
     def identity(self, path: str) -> object:
         """The same for all names of one store."""
         return self, path
+
+    def with_token(self, place: Location, token: str) -> Location:
+        """The place, with a token that is sent to its server. ArgumentError: it has none that takes one."""
+        raise ArgumentError(f"{place} is on no server of `replaystore serve`: leave out token")
 
     def make_room(self, path: str) -> list[str]:
         """Make what has to be there before something gets this name (folders); what was made, the lowest

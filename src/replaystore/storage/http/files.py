@@ -92,7 +92,8 @@ class HttpFiles(Reads):
             return known
         if name and (_NO_NAMES & set(name.split("/")) or "\0" in name):
             raise CorruptError(
-                f"{self._manners.shown(self._folder)}: the name {name!r:.200} leads out of the store; do not trust it"
+                f"{self._manners.shown(self._folder)}: the name {name!r:.200} leads out of the store; "
+                "do not trust it"
             )
         return urls.below(self._folder, name)
 
