@@ -46,6 +46,7 @@ COMMANDS = {
     "repair": "replaystore.cli.repair:repair",
     "publish": "replaystore.cli.publish:publish",
     "forget": "replaystore.cli.forget:forget",
+    "serve": "replaystore.cli.serve:serve",
     "token": "replaystore.cli.token:token",
     "completion": "replaystore.cli.completion:completion",
 }

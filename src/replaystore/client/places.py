@@ -50,6 +50,10 @@ class ReplayPlaces(HttpPlaces):
         url = address.files + "/" * bool(entrance)
         return HttpFiles(url, entrance=entrance, patience=self._patience, manners=ReplayManners(address))
 
+    def exists(self, path: str) -> bool:
+        alone = urls.file_name(path)
+        return self.below(path).exists("zarr.json") or self.below(path, entrance=alone).exists(alone)
+
     def look(self, path: str, members: Sequence[str]) -> tuple[bytes | None, list[str]]:
         raise ArgumentError(
             f"{urls.shown(path)} names no store: served stores have a suffix, as replay://host/runs/ant.zarr"
