@@ -72,6 +72,12 @@ class Metrics:
         with self._lock:
             return sum(self._counts.get(name, {}).values())
 
+    def times(self, name: str) -> tuple[int, float]:
+        """How often a time was added to a histogram, and all of them together, whatever its labels."""
+        with self._lock:
+            found = self._times.get(name, {}).values()
+            return sum(sum(one.buckets) for one in found), sum(one.total for one in found)
+
     def text(self) -> str:
         """All of them, in the text format of Prometheus."""
         return "".join(f"{line}\n" for line in self._lines())
