@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from replaystore.service.answers import Answer, as_json
 from replaystore.service.refused import RefusedError
-from replaystore.service.routes import Asked, Gives, Model, Route
+from replaystore.service.routes import Asked, Failure, Gives, Model, Route
 
 __all__ = ["ROUTES"]
 
@@ -41,7 +41,7 @@ ROUTES = (
         None,
         health,
         "Says whether the server goes on serving.",
-        gives={200: Gives("It does.", model=Health), 503: Gives("It is about to end.")},
+        gives={200: Gives("It does.", model=Health), 503: Gives("It is about to end.", model=Failure)},
     ),
     Route(
         "GET",

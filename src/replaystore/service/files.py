@@ -99,6 +99,11 @@ async def read_file(asked: Asked) -> Answer:
     return Answer(found, status, headers=headers)
 
 
+async def read_single_file(asked: Asked) -> Answer:
+    """The file that a store is, or a range of it."""
+    return await read_file(asked)
+
+
 async def _pieces(asked: Asked, file: _File, begin: int, stop: int) -> AsyncIterator[bytes]:
     for at in range(begin, stop, PIECE):
         yield await asked.service.in_thread(partial(file.read, at, min(PIECE, stop - at)))
@@ -175,7 +180,11 @@ def _none(name: str) -> NotFoundError:
 
 
 _GIVES = {
-    200: Gives("The bytes of the file; with `list`, the names in the folder.", model=Names),
+    200: Gives(
+        "The bytes of the file; with `list`, the names in the folder.",
+        model=Names,
+        also="application/octet-stream",
+    ),
     206: Gives("The range that was asked for.", "application/octet-stream"),
     304: Gives("The client has them."),
 }
@@ -193,7 +202,7 @@ ROUTES = (
         "GET",
         "/v1/stores/{store}/files",
         "read",
-        read_file,
+        read_single_file,
         "The file that a store is, if it is one; ranges of bytes are answered.",
         query=FilesQuery,
         gives=_GIVES,

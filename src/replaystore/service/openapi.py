@@ -9,21 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from replaystore.service.routes import PARAMETERS, Gives, Model, Route
+from replaystore.service.routes import PARAMETERS, Failure, Gives, Route
 
-__all__ = ["Failure", "document"]
+__all__ = ["document"]
 
 COMPONENTS = "#/components/schemas/"
 Schema = dict[str, Any]
-
-
-class Failure(Model):
-    """What went wrong."""
-
-    error: str
-    """The class of the error, as the library has it."""
-    message: str
-    """What was wrong, and what to do."""
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -100,19 +91,21 @@ def _of_query(model: type[BaseModel] | None) -> list[dict[str, Any]]:
 
 
 def _response(gives: Gives, schemas: dict[str, Schema]) -> dict[str, Any]:
-    found: dict[str, Any] = {"description": gives.says}
+    content = {}
+    for kind in filter(None, (gives.type if gives.model is None else "", gives.also)):
+        content[kind.partition(";")[0]] = {"schema": {"type": "string", "format": "binary"}}
     if gives.model is not None:
-        found["content"] = {gives.type: {"schema": _schema(gives.model, schemas)}}
-    elif gives.type != "application/json":
-        found["content"] = {gives.type: {"schema": {"type": "string", "format": "binary"}}}
-    return found
+        content["application/json"] = {"schema": _schema(gives.model, schemas)}
+    return {"description": gives.says, **({"content": content} if content else {})}
 
 
 def _schema(model: Any, schemas: dict[str, Schema]) -> Schema:
     """The schema of a type, with what it is made of among the components."""
-    if isinstance(model, Mapping):
-        return dict(model)
-    known = TypeAdapter(model).json_schema(ref_template=COMPONENTS + "{model}")
+    known = (
+        dict(model)
+        if isinstance(model, Mapping)
+        else TypeAdapter(model).json_schema(ref_template=COMPONENTS + "{model}")
+    )
     schemas.update(known.pop("$defs", {}))
     title = known.get("title")
     if not isinstance(title, str):

@@ -20,7 +20,7 @@ from replaystore.service.root import STORE
 from replaystore.service.service import Service
 from replaystore.service.tokens import Grant, Scope
 
-__all__ = ["PARAMETERS", "Asked", "Flag", "Gives", "Handler", "Model", "Parameter", "Route"]
+__all__ = ["PARAMETERS", "Asked", "Failure", "Flag", "Gives", "Handler", "Model", "Parameter", "Route"]
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -54,6 +54,15 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Failure(Model):
+    """What went wrong."""
+
+    error: str
+    """The class of the error, as the library has it."""
+    message: str
+    """What was wrong, and what to do."""
+
+
 Flag = Annotated[bool, BeforeValidator(lambda given: True if given == "" else given)]
 """A parameter that says yes by being there: `?commits`."""
 
@@ -63,9 +72,12 @@ class Gives:
     """An answer, for the OpenAPI document."""
 
     says: str
-    type: str = "application/json"
+    type: str = ""
+    """Of what is not JSON."""
     model: Any = None
     """What the JSON is: a type that pydantic knows, or a JSON schema."""
+    also: str = ""
+    """Another media type that may come in its place."""
 
 
 @dataclass
@@ -135,7 +147,7 @@ class Route:
     query: type[BaseModel] | None = None
     takes: type[BaseModel] | str = ""
     """The body: JSON of a model, or bytes of a media type; empty: none."""
-    gives: Mapping[int, Gives] = field(default_factory=dict)
+    gives: Mapping[int, Gives] = field(default_factory=dict, repr=False)
     """By status; errors that every route has are left out."""
     writes: bool = False
     """It changes a store: a server that only reads refuses it."""

@@ -201,6 +201,10 @@ ROUTES = (
         read_trajectories,
         "The table of trajectories of the commit: JSON, or a stream of Arrow if `Accept` says so.",
         query=TrajectoriesQuery,
-        gives={200: Gives("Columns by name, and how many trajectories there are in all.", model=TABLE)},
+        gives={
+            200: Gives(
+                "Columns by name, and how many trajectories there are in all.", model=TABLE, also=ARROW
+            )
+        },
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.errors import ReplayStoreError
@@ -126,6 +126,9 @@ async def _events(asked: Asked, news: dict[str, Any]) -> AsyncIterator[bytes]:
             end.cancel()
 
 
+DESCRIBED = TypeAdapter(Description).json_schema(ref_template="#/components/schemas/{model}")
+DESCRIBED["properties"]["return"] = DESCRIBED["properties"].pop("returns")
+DESCRIBED["required"] = ["return" if name == "returns" else name for name in DESCRIBED["required"]]
 LISTED = {
     "type": "object",
     "required": ["stores", "more"],
@@ -167,6 +170,6 @@ ROUTES = (
         describe_store,
         "What a store holds as of its newest commit, and how: as `replaystore info --json`.",
         query=DescribeQuery,
-        gives={200: Gives("A description.", model=Description)},
+        gives={200: Gives("A description.", model=DESCRIBED)},
     ),
 )
