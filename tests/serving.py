@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,9 @@ pytest.importorskip("httpx2")
 
 from starlette.testclient import TestClient
 
-from replaystore.service.app import make_app
+from replaystore.service.app import ROUTES, make_app
+from replaystore.service.bounded import bounded
+from replaystore.service.routes import Route
 from replaystore.service.service import Service
 from replaystore.service.tokens import SCOPES, Grant, Scope
 
@@ -60,11 +62,12 @@ def asking(service: Service) -> Iterator[TestClient]:
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[str]:
+def serving(service: Service, routes: Sequence[Route] = ROUTES) -> Iterator[str]:
     """A server of this process, for software that needs one: its address. Any client may do everything that
     its token says (`bearer`)."""
     uvicorn = pytest.importorskip("uvicorn")
-    settings = uvicorn.Config(make_app(service), port=0, log_config=None, access_log=False, ws="none")
+    app = make_app(service, routes)
+    settings = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none", http=bounded())
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -34,6 +34,7 @@ from starlette.types import Message, Receive, Scope, Send
 from replaystore.errors import ArgumentError, ReplayStoreError
 from replaystore.service import about, files, frozen, rows, stores
 from replaystore.service.answers import Answer, as_json
+from replaystore.service.bounded import ABORT
 from replaystore.service.openapi import document
 from replaystore.service.refused import RefusedError, status_of
 from replaystore.service.routes import PARAMETERS, Asked, Route
@@ -117,6 +118,7 @@ class _Endpoint:
         started, name = time.perf_counter(), "-"
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         exchange = _Exchange(service, headers, method == "HEAD", receive, send)
+        abort = scope.get("extensions", {}).get(ABORT, lambda: None)
         service.open_requests += 1
         try:
             async with AsyncExitStack() as exits:
@@ -132,6 +134,9 @@ class _Endpoint:
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is answered
                     answer = _refusal(service, error)
                 await exchange.answer(answer)
+        except ConnectionAbortedError:
+            abort()
+            await asyncio.sleep(0)  # so that the server knows that nobody is there, and complains of nothing
         finally:
             service.open_requests -= 1
             seconds = time.perf_counter() - started

@@ -11,8 +11,10 @@ from typing import Any
 
 from replaystore.extras import require
 
-__all__ = ["bounded"]
+__all__ = ["ABORT", "bounded"]
 
+ABORT = "replaystore.abort"
+"""The extension of a request by which its connection is ended at once."""
 MOST_HEAD = 64 << 10
 """Bytes of the head of a request, beyond what one packet brings."""
 HEAD_SECONDS = 20.0
@@ -35,11 +37,17 @@ class _Bounds:
     cycle: Any
     """The request that is answered; None: there was none yet."""
     transport: asyncio.Transport
+    scope: dict[str, Any]
     _head, _timer = 0, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]
         self._wait()
+
+    def on_message_begin(self) -> None:
+        """Let the application end a connection on which nothing is taken: closing it would wait for that."""
+        super().on_message_begin()  # type: ignore[misc]
+        self.scope["extensions"] = {ABORT: self.transport.abort}
 
     def data_received(self, data: bytes) -> None:
         """Take what has come; whatever is behind the last whole request is the head of one."""
