@@ -65,12 +65,14 @@ class Committer(Changer):
         name: str | None = None,
         forget: str | None = None,
         shows: int | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> int:
         """Make everything appended durable and visible, at once; return the number of the commit.
 
         `extra` (JSON) is kept with it, and `attachments` until the next commit (of one with a name: as long
         as that). Rows of a group before `first` are dropped. `forget`: a name that no commit has any more.
-        `shows`: the commit that shows the same, if there is one."""
+        `shows`: the commit that shows the same, if there is one. `more`: what changes of what other software
+        keeps, by keys with a dot or a colon (JSON; None: what is no more)."""
         with self.lock, self.storage("commit"):
             extra = self.ready_changes(extra)
             first = self.without_old_changes(first or {}, extra)
@@ -82,6 +84,7 @@ class Committer(Changer):
             meta, blobs = self._describe(extra, first or {})
             meta |= {} if name is None else {"name": name}
             meta |= {} if forget is None else {"forget": forget}
+            meta |= {"more": dict(more)} if more else {}
             meta |= {"synced": True} if self._synced == self.state.commit else {}
             meta |= self._settings if shows is None else {"shows": shows, **self._settings}
             meta["attached"] = {

@@ -1,4 +1,5 @@
-"""Names of commits: what may be one, and what is kept of a commit that has one.
+"""Names of commits: what may be one, and what is kept of a commit that has one; and what other software
+keeps with commits.
 
 A name is a word for a commit, as the name of a file is for its content: given again, it is that of the newer
 commit.
@@ -6,14 +7,17 @@ commit.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from replaystore.errors import ArgumentError
 
-__all__ = ["Named", "check_commit", "check_kept", "check_name", "is_name"]
+__all__ = ["Named", "check_commit", "check_kept", "check_more", "check_name", "is_name"]
 
 LONGEST = 80
 MOST_KEPT = 1 << 40
@@ -71,3 +75,20 @@ def check_kept(commits: object, named: object, mode: str = "r+") -> None:
             raise ArgumentError(f"{argument} is a number of commits, at least {least}, not {given!r:.80}")
         if mode == "r":
             raise ArgumentError(f'{argument} is for writing: leave it out, or open with mode "r+"')
+
+
+def check_more(more: object) -> dict[str, Any]:
+    """What other software keeps with a commit, as it is stored. ArgumentError: it is no JSON by keys with a
+    dot or a colon."""
+    if not isinstance(more, Mapping):
+        raise ArgumentError(f"more is a dict of what to keep with the commit, not {more!r:.100}")
+    for key in more:
+        if not isinstance(key, str) or not ("." in key or ":" in key):
+            raise ArgumentError(
+                f'the keys of more have a dot or a colon, such as "org.example.position": not {key!r:.100}'
+            )
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(more), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"more is kept as JSON, and holds what is none: {error}") from None
+    return found

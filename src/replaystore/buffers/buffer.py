@@ -66,6 +66,13 @@ class Buffer(LaterFields):
         `forget` takes the others."""
         return list(self._store.places.names)
 
+    @property
+    def more(self) -> dict[str, Any]:
+        """What other software keeps with the commit (JSON), by keys with a dot or a colon: it is carried
+        along, from commit to commit, through a rollback too, and into conversions. `commit(more=…)` sets
+        it."""
+        return dict(self._store.state.more)
+
     def sampler(
         self,
         batch_size: int = 256,

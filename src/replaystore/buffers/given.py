@@ -4,6 +4,7 @@ seeds that the `reset` of a writer is given."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,70 @@ from replaystore.schema.given_ragged import ragged_of
 from replaystore.schema.names import flatten, listed
 from replaystore.schema.ragged import Ragged
 from replaystore.schema.values import array_of, is_tensor
-from replaystore.trajectories.pieces import STEP, Following, Piece, Pieces
+from replaystore.trajectories.pieces import NEVER, STEP, Following, Piece, Pieces
 
 __all__ = [
+    "Given",
     "check_writer",
     "checked_columns",
-    "checked_ends",
-    "checked_seeds",
     "checked_step",
     "chosen_envs",
-    "pieces_of",
+    "given_steps",
     "seeds_of",
 ]
 
 FEW = 24
 """Fewer trajectories are taken one by one; all at once takes as long for one as for hundreds."""
 _ONE_EACH = "reset takes one seed and one mask entry for each of the "
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Steps of one environment, checked: to be appended once."""
+
+    schema: Schema
+    """Their fields are those of this one."""
+    env: int
+    columns: Mapping[str, Any]
+    count: int
+    told: list[Piece] | tuple[Pieces, dict[str, Any], Following]
+    split: str = ""
+    """Of trajectories that begin here."""
+    seeds: int | list[int] | None = None
+    """Of the trajectories that begin here, or of the first one."""
+    cut: bool = False
+    """The trajectory that is open in the environment is cut off before them."""
+
+    @property
+    def pieces(self) -> int:
+        """How many trajectories they are of."""
+        return len(self.told if isinstance(self.told, list) else self.told[0].env)
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether the last of them does not end."""
+        ends = self.told[-1].ends if isinstance(self.told, list) else int(self.told[0].ends[-1])
+        return ends == NEVER
+
+
+def given_steps(
+    schema: Schema,
+    observed: Schema | None,
+    columns: Mapping[str, Any],
+    *,
+    final_observation: Any = None,
+    env: int = 0,
+    split: str = "",
+    ends: Sequence[int] | None = None,
+    seed: int | Sequence[int | None] | None = None,
+    cut: bool = False,
+) -> Given:
+    """What `Buffer.append` is given, checked; `observed` is the schema of the observations alone.
+    SchemaError, ArgumentError: it is wrong."""
+    places = checked_ends(columns, env, split, ends)
+    flat, count = checked_columns(schema, columns)
+    told = pieces_of(schema, observed, env, flat, places, final_observation) if count else []
+    return Given(schema, int(env), flat, count, told, split, checked_seeds(seed), cut)
 
 
 def checked_ends(columns: Any, env: Any, split: Any, ends: Any) -> NDArray[Any] | None:

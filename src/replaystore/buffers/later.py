@@ -1,4 +1,5 @@
-"""What comes later than the steps of a buffer: fields, and values of fields that are mutable."""
+"""What comes later than the steps of a buffer: fields, values of fields that are mutable, columns of the
+table of trajectories, and other metadata."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from replaystore.buffers.late_fields import (
 )
 from replaystore.buffers.placing import as_stored
 from replaystore.buffers.writing import Recording
-from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
+from replaystore.errors import ArgumentError, ConflictError, SchemaError, UnsupportedError
 from replaystore.schema import tree
 from replaystore.schema.fields import Field
 from replaystore.schema.names import listed
 from replaystore.schema.ragged import Ragged
+from replaystore.schema.values import array_of
 from replaystore.views.layout import late_specs
 from replaystore.views.ragged_column import not_set
 from replaystore.views.reader import positions_of, wanted_rows
@@ -33,6 +35,19 @@ __all__ = ["LaterFields"]
 
 class LaterFields(Recording):
     """What can be written to a buffer, later than its steps too."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own metadata (JSON); assign a dict to replace it."""
+        return dict(self._document.user)
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any]) -> None:
+        self._writable()
+        if not isinstance(value, Mapping):
+            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
+        with self._operations("metadata"):
+            self._replace_document(user=dict(value))
 
     def set_rows(self, name: str, rows: Any, values: Any, in_place: bool) -> None:
         """Give steps of a mutable field other values, as `Column.__setitem__` says; `in_place`: these were
@@ -99,6 +114,29 @@ class LaterFields(Recording):
             self._lock.check(often=True)
             if len(wanted):
                 self._recorder.set_values(name, wanted, given)
+
+    def set_trajectory_column(self, name: str, values: Any) -> None:
+        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
+        one string each).
+
+        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
+        again."""
+        self.set_trajectory_columns({name: values})
+
+    def set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
+        """Set several columns in one commit; none is set if one of them does not fit."""
+        self._writable()
+        assert isinstance(self._store, ArrayStore)
+        self.commit()
+        ended = self._store.table(tree.trajectories("trajectory"))
+        # In a ring: those of which a step is left.
+        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))
+        at += self._store.first(tree.trajectories("trajectory"))
+        given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
+        with self._operations("set_trajectory_column"):
+            self._recorder.set_columns(at, given)
+            with self.turn:
+                self._commit()
 
     def add_field(
         self,

@@ -30,6 +30,7 @@ from replaystore.arrays.array_store import ArrayStore
 from replaystore.arrays.copying import forget_entries
 from replaystore.buffers.adding import Adding, Columns
 from replaystore.buffers.blocked import check_block, pieces_of
+from replaystore.buffers.given import Given
 from replaystore.buffers.table_columns import checked_columns, set_columns
 from replaystore.buffers.tables import store_tables
 from replaystore.containers.array_spec import ArraySpec
@@ -74,6 +75,69 @@ class Recorder(Adding):
 
     # --- steps
 
+    def fit(self, given: Iterable[Given]) -> None:
+        """SchemaError: one of these, appended in this order, has not a seed for each trajectory that begins
+        in it."""
+        is_open: dict[int, bool] = {}
+        for steps in given:
+            known = is_open.get(steps.env, self.assembler.going.slot(steps.env) is not None)
+            known = known and not steps.cut
+            pieces, seeds = steps.pieces, steps.seeds
+            if isinstance(seeds, list) and len(seeds) != pieces - known:
+                raise SchemaError(
+                    f"there are {len(seeds)} seeds for {pieces - known} trajectories that begin: give one "
+                    "each"
+                )
+            is_open[steps.env] = steps.stays_open if steps.count else known
+
+    def append_given(self, given: Sequence[Given]) -> None:
+        """Append what `fit`, one after the other. Single steps of several environments, one behind the other,
+        are those of one moment: they are written together, and the next ones go on with their parts."""
+        start = 0
+        while start < len(given):
+            stop, envs = start, set[int]()
+            while stop < len(given) and self._is_single(given[stop]) and given[stop].env not in envs:
+                envs.add(given[stop].env)
+                stop += 1
+            if stop - start > 1:
+                self._append_moment(given[start:stop])
+            else:
+                stop = start + 1
+                steps = given[start]
+                if steps.cut:
+                    self.cut([steps.env])
+                if steps.count:
+                    self.append(steps.env, steps.columns, steps.count, steps.told, steps.split, steps.seeds)
+            start = stop
+
+    def _is_single(self, steps: Given) -> bool:
+        """Whether it is a step that `_append_moment` takes."""
+        return steps.count == 1 and not steps.cut and self._placing is None
+
+    def _append_moment(self, given: Sequence[Given]) -> None:
+        """Append one step of each of several environments."""
+        pieces: list[Piece] = []
+        for place, steps in enumerate(given):
+            assert isinstance(steps.told, list), "of one step"
+            piece = self._told(steps.env, steps.columns, steps.told, steps.split, steps.seeds)[0]
+            piece.start, piece.stride = place, len(given)
+            pieces.append(piece)
+        columns = {
+            name: np.concatenate([steps.columns[name] for steps in given]) for name in self.schema.fields
+        }
+        self.add_few(columns, len(given), pieces)
+
+    def _told(
+        self, env: int, columns: Columns, told: list[Piece], split: str, seeds: int | list[int] | None
+    ) -> list[Piece]:
+        """Few pieces, with their splits and seeds."""
+        known, code = int(self.assembler.going.slot(env) is not None), self.split_code(split)
+        each = [-1] * known + (seeds if isinstance(seeds, list) else [-1 if seeds is None else seeds])
+        told[0].apart = not self.goes_on(env, columns)
+        for place, piece in enumerate(told):
+            piece.split, piece.seed = code, each[place] if place < len(each) else -1
+        return told
+
     def append(
         self,
         env: int,
@@ -83,22 +147,15 @@ class Recorder(Adding):
         split: str,
         seeds: int | list[int] | None,
     ) -> None:
-        """Append rows of one environment, of which this is told. `seeds`: of the trajectories that begin, or
-        of the first one."""
+        """Append rows of one environment, of which this is told. `seeds`: of the trajectories that begin, as
+        many as `fit` asks for, or of the first one."""
+        if isinstance(told, list):
+            taken = self._taken(env)
+            self.add_few(columns, count, self._told(env, columns, told, split, seeds), taken)
+            return
         goes_on, code = self.goes_on(env, columns), self.split_code(split)
         known = int(self.assembler.going.slot(env) is not None)
-        begin = len(told if isinstance(told, list) else told[0].env) - known
-        if isinstance(seeds, list) and len(seeds) != begin:
-            raise SchemaError(
-                f"there are {len(seeds)} seeds for {begin} trajectories that begin: give one each"
-            )
         each = [-1] * known + (seeds if isinstance(seeds, list) else [-1 if seeds is None else seeds])
-        if isinstance(told, list):
-            told[0].apart = not goes_on
-            for place, piece in enumerate(told):
-                piece.split, piece.seed = code, each[place] if place < len(each) else -1
-            self.add_few(columns, count, told, self._taken(env))
-            return
         pieces, finals, following = told
         pieces.split[:] = code
         pieces.seed[: len(each)] = each[: len(pieces.seed)]
@@ -181,18 +238,19 @@ class Recorder(Adding):
         first: Mapping[str, int] | None = None,
         name: str | None = None,
         forget: str | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> int:
         """Commit what was recorded; the number of the commit, that of the last one if nothing waits, it is
-        given no other name, and no name is to be forgotten.
+        given no other name, no name is to be forgotten, and there is no `more`.
 
-        `first`: the first step to keep, of a ring."""
+        `first`: the first step to keep, of a ring. `more`: as `ArrayStore.commit` takes it."""
         state = self.store.state
-        if not self.waiting and name in (None, state.name) and forget is None:
+        if not self.waiting and name in (None, state.name) and forget is None and not more:
             return state.commit
         shows = None if self.waiting else state.shows
         extra, attachments = self.hand_over()
         number = self.store.commit(
-            extra, first=first, attachments=attachments, name=name, forget=forget, shows=shows
+            extra, first=first, attachments=attachments, name=name, forget=forget, shows=shows, more=more
         )
         self._changed = self.handed_over = False
         return number

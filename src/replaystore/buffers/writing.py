@@ -10,12 +10,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from replaystore.arrays.array_store import ArrayStore
-from replaystore.arrays.naming import check_name
+from replaystore.arrays.naming import check_more, check_name
 from replaystore.arrays.reading import StoreReader
-from replaystore.buffers.given import checked_columns, checked_ends, checked_seeds, pieces_of
+from replaystore.buffers.given import Given, checked_columns, given_steps
 from replaystore.buffers.growing import Growing
 from replaystore.buffers.opening import open_container
 from replaystore.buffers.recorder import Recorder
@@ -28,8 +26,6 @@ from replaystore.errors import (
 from replaystore.interrupts import Operations
 from replaystore.location import Location
 from replaystore.schema import document as documents
-from replaystore.schema import tree
-from replaystore.schema.values import array_of
 from replaystore.storage.locks import Lock
 from replaystore.storage.places import places_of
 from replaystore.trajectories.opened import attachments_of, to_numbers
@@ -138,21 +134,39 @@ class Recording(BufferReader):
             StorageError: the disk refused; nothing is appended then.
         """
         self._writable()
-        given = checked_ends(columns, env, split, ends)
-        if any(env < writer.num_envs for writer in self._writers):
-            raise ConflictError(
-                f"{self._place}: environment {env} belongs to the writer: close it first, "
-                "or append as another environment"
-            )
-        flat, count = checked_columns(self.schema, columns)
-        if count == 0:
-            return
-        told = pieces_of(self.schema, self._recorder.observed, env, flat, given, final_observation)
-        seeds = checked_seeds(seed)
+        given = self.given(
+            columns, final_observation=final_observation, env=env, split=split, ends=ends, seed=seed
+        )
+        self.fit([given])
+        if given.count:
+            self.append_given([given])
+
+    def given(self, columns: Columns, **told: Any) -> Given:
+        """Steps as `append` takes them, checked, for `append_given`; any thread may call this. `cut`: the
+        trajectory that is open in their environment is cut off before them; they may be none then."""
+        return given_steps(self.schema, self._recorder.observed, columns, **told)
+
+    def fit(self, given: Sequence[Given]) -> None:
+        """Whether these can be appended now, in this order. SchemaError, ConflictError: not so."""
+        self._writable()
+        for steps in given:
+            if any(steps.env < writer.num_envs for writer in self._writers):
+                raise ConflictError(
+                    f"{self._place}: environment {steps.env} belongs to the writer: close it first, "
+                    "or append as another environment"
+                )
+            if steps.schema is not self.schema:
+                raise SchemaError(f"{self._place}: fields were added meanwhile: steps have these too")
+        self._recorder.fit(given)
+
+    def append_given(self, given: Sequence[Given]) -> None:
+        """Append what fits; single steps of several environments, one behind the other, as those of one
+        moment. After an error some of them may have been appended."""
+        self._writable()
         with self._operations("append"):
             for writer in self._writers:
                 writer.hand_over()  # rows lie in the order of calls, however often a writer is flushed
-            self._recorder.append(env, flat, count, told, split, seeds)
+            self._recorder.append_given(given)
 
     def append_loose(self, columns: Mapping[str, Any]) -> None:
         """Append steps of no trajectory; an open one of environment 0 is cut off."""
@@ -221,45 +235,24 @@ class Recording(BufferReader):
             self._writers.append(writer)
         return writer
 
-    def set_trajectory_column(self, name: str, values: Any) -> None:
-        """Set a column of the table of trajectories: one number or bool for each that has ended (for "split"
-        one string each).
-
-        A new name makes a new column; trajectories that end later have NaN, 0 or False there until it is set
-        again."""
-        self.set_trajectory_columns({name: values})
-
-    def set_trajectory_columns(self, columns: Mapping[str, Any]) -> None:
-        """Set several columns in one commit; none is set if one of them does not fit."""
-        self._writable()
-        assert isinstance(self._store, ArrayStore)
-        self.commit()
-        ended = self._store.table(tree.trajectories("trajectory"))
-        # In a ring: those of which a step is left.
-        at = np.flatnonzero(np.isin(ended, self.parts.trajectory))
-        at += self._store.first(tree.trajectories("trajectory"))
-        given = {name: array_of(f"column {name!r}", values) for name, values in columns.items()}
-        with self._operations("set_trajectory_column"):
-            self._recorder.set_columns(at, given)
-            with self.turn:
-                self._commit()
-
-    def commit(self, name: str | None = None) -> int:
+    def commit(self, name: str | None = None, *, more: Mapping[str, Any] | None = None) -> int:
         """Make all steps written so far safe and visible, at once; return the number of the commit (the last
         one if nothing is new).
 
         `name`: a word for the commit, such as "epoch-12", by which it can be opened and gone back to for
         ever. A name that another commit had is that of this one from now on. With a name there is a commit
-        even if nothing is new.
+        even if nothing is new, and so with `more`: what is to be kept in `buffer.more` from this commit on,
+        by keys with a dot or a colon (None: no more).
 
-        ArgumentError: no commit can have that name. StorageError: the disk refused; what was committed before
-        is safe, nothing is lost, and `commit` may be tried again (after a failed sync only by opening the
-        buffer anew)."""
+        ArgumentError: no commit can have that name, or keep that. StorageError: the disk refused; what was
+        committed before is safe, nothing is lost, and `commit` may be tried again (after a failed sync only
+        by opening the buffer anew)."""
         self._writable()
         if name is not None:
             check_name(name)
+        kept = None if more is None else check_more(more)
         with self._operations("commit"), self.turn:
-            return self._commit(name)
+            return self._commit(name, more=kept)
 
     def forget(self, name: str) -> int:
         """Take its name from a commit, which from then on is kept no longer than one that never had a name; a
@@ -274,7 +267,12 @@ class Recording(BufferReader):
         with self._operations("forget"), self.turn:
             return self._commit(forget=name)
 
-    def _commit(self, name: str | None = None, forget: str | None = None) -> int:
+    def _commit(
+        self,
+        name: str | None = None,
+        forget: str | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> int:
         self._lock.check()
         for writer in self._writers:
             writer.hand_over()
@@ -282,9 +280,9 @@ class Recording(BufferReader):
         first = None
         if self.capacity is not None:
             first = {"steps": max(0, recorder.rows - self.capacity)}
-        if not recorder.waiting and name is None and forget is None:
+        if not recorder.waiting and name is None and forget is None and not more:
             return self.commit_id
-        number = recorder.commit(first=first, name=name, forget=forget)
+        number = recorder.commit(first=first, name=name, forget=forget, more=more)
         self._moved()
         return number
 
@@ -329,19 +327,6 @@ class Recording(BufferReader):
                     self._moved()
                     self._schema = self._visible_schema()
                     self._start(self._store)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The user's own metadata (JSON); assign a dict to replace it."""
-        return dict(self._document.user)
-
-    @metadata.setter
-    def metadata(self, value: Mapping[str, Any]) -> None:
-        self._writable()
-        if not isinstance(value, Mapping):
-            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
-        with self._operations("metadata"):
-            self._replace_document(user=dict(value))
 
     def _replace_document(self, **sections: Any) -> None:
         assert isinstance(self._store, ArrayStore)
