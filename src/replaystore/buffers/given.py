@@ -82,7 +82,7 @@ def given_steps(
     """What `Buffer.append` is given, checked; `observed` is the schema of the observations alone.
     SchemaError, ArgumentError: it is wrong."""
     places = checked_ends(columns, env, split, ends)
-    flat, count = checked_columns(schema, columns)
+    flat, count = checked_columns(schema, columns) if columns or not cut else ({}, 0)
     told = pieces_of(schema, observed, env, flat, places, final_observation) if count else []
     return Given(schema, int(env), flat, count, told, split, checked_seeds(seed), cut)
 

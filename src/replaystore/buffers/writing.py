@@ -168,6 +168,11 @@ class Recording(BufferReader):
                 writer.hand_over()  # rows lie in the order of calls, however often a writer is flushed
             self._recorder.append_given(given)
 
+    def open_environments(self) -> list[int]:
+        """The environments in which a trajectory is open, as what was appended has them."""
+        self._writable()
+        return sorted(self._recorder.assembler.going.opened_envs())
+
     def append_loose(self, columns: Mapping[str, Any]) -> None:
         """Append steps of no trajectory; an open one of environment 0 is cut off."""
         self._writable()

@@ -123,6 +123,11 @@ class Going:
         slot = self._slots.get(env)
         return slot if slot is not None and self.open[slot] else None
 
+    def opened_envs(self) -> list[int]:
+        """The environments that have something open."""
+        envs: list[int] = self.env[self.open].tolist()
+        return envs
+
     def length(self, slots: Any) -> Ints:
         """The steps of these trajectories so far."""
         lengths: Ints = self.offset[slots] + self.part_length[slots]
