@@ -80,7 +80,7 @@ def create(
         keep_named: a ring keeps the rows of so many of its newest named commits (default 1). 2 for several
             that are checkpointed together: one may have a name that another did not get to.
         environment: what the steps are taken in, where a `Schema` says what they hold: an environment or
-            vector environment of Gymnasium, or the id of one.
+            vector environment of Gymnasium, the id of one, or what another buffer has as `environment`.
         overwrite: replace a store that is there. Anything else that is there is never replaced.
 
     Raises:
@@ -136,10 +136,13 @@ def _environment(env: Any, given: Any) -> dict[str, Any] | None:
         raise ArgumentError("create takes an environment once: as what says the schema, or as environment=")
     if isinstance(given, str):
         return {"id": given}
+    if isinstance(given, Mapping):
+        return dict(given)
     found = environment_of(given)
     if found is None:
         raise ArgumentError(
-            f"environment is an environment of Gymnasium, or the id of one, not a {type(given).__name__}"
+            "environment is an environment of Gymnasium, the id of one, or what another buffer has, not a "
+            f"{type(given).__name__}"
         )
     return found
 

@@ -22,6 +22,7 @@ from replaystore.schema.names import escape, escape_path, unescape
 
 __all__ = [
     "DIMENSIONS",
+    "FINAL",
     "LOG",
     "PARTS",
     "TAIL",
@@ -50,6 +51,8 @@ __all__ = [
 LOG, TAIL = "journal/log", "journal/tail"
 PARTS = "parts"
 """The table of parts, an array that is its own group."""
+FINAL = "final/"
+"""What the names of final observations begin with."""
 FOLDERS = frozenset({"steps", "parts", "final", "trajectories", "checksums", "changes", "values", "journal"})
 """What arrays lie in; those of newer minor versions may lie elsewhere, too."""
 DIMENSIONS = {
@@ -71,7 +74,7 @@ def steps(field: str) -> str:
 @lru_cache(maxsize=4096)
 def final(field: str) -> str:
     """The array of the final observations of a field."""
-    return "final/" + escape_path(field)
+    return FINAL + escape_path(field)
 
 
 @lru_cache(maxsize=4096)
@@ -139,7 +142,7 @@ def has_first(group: str) -> bool:
 
 def is_final(array: str) -> bool:
     """Whether it holds final observations."""
-    return array.startswith("final/")
+    return array.startswith(FINAL)
 
 
 def is_changes(array: str) -> bool:

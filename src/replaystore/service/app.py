@@ -32,7 +32,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from replaystore.errors import ArgumentError, ReplayStoreError
-from replaystore.service import about, files, frozen, rows, stores
+from replaystore.service import about, appending, changing, files, frozen, rows, stores
 from replaystore.service.answers import Answer, as_json
 from replaystore.service.bounded import ABORT
 from replaystore.service.openapi import document
@@ -46,6 +46,8 @@ __all__ = ["ROUTES", "make_app"]
 ROUTES: tuple[Route, ...] = (
     *about.ROUTES,
     *rows.ROUTES,
+    *appending.ROUTES,
+    *changing.ROUTES,
     *frozen.ROUTES,  # where names lead to commits: what has an address of its own comes before
     *files.ROUTES,
     *stores.ROUTES,

@@ -87,6 +87,10 @@ class Root:
             raise _none(store)
         return parse(path)
 
+    def exists(self, store: str) -> bool:
+        """Whether anything has this path. NotFoundError: nothing can."""
+        return os.path.lexists(self.path(store))
+
     def stores(self) -> Iterator[str]:
         """The paths of what looks like a store, sorted."""
         yield from self._below("")

@@ -20,10 +20,10 @@ from replaystore.arrays.naming import check_name
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.given import Given
 from replaystore.errors import ArgumentError, SchemaError
+from replaystore.schema import tree
 
 __all__ = ["Run", "Sent"]
 
-FINAL = "final/"
 MOST_RUNS = 1 << 16
 
 
@@ -68,8 +68,10 @@ class Sent:
         """What `wire.unpack` has found. ArgumentError: it is not what a writer sends."""
         if unknown := said.keys() - {"runs", "name"} - {key for key in said if key[:1] == "%"}:
             raise ArgumentError(f"what is said of steps has no {min(unknown)!r:.80}: it is runs and name")
-        finals = {name[len(FINAL) :]: rows for name, rows in arrays.items() if name.startswith(FINAL)}
-        columns = {name: rows for name, rows in arrays.items() if not name.startswith(FINAL)}
+        finals = {
+            name[len(tree.FINAL) :]: rows for name, rows in arrays.items() if name.startswith(tree.FINAL)
+        }
+        columns = {name: rows for name, rows in arrays.items() if not name.startswith(tree.FINAL)}
         if "runs" in said:
             try:
                 runs: list[Run] = _RUNS.validate_python(said["runs"])
@@ -88,10 +90,12 @@ class Sent:
     def given(self, buffer: Buffer, first: int) -> list[Given]:
         """The runs as a buffer takes them; `first`: the session's first environment. SchemaError: they do not
         fit."""
-        if any(name.startswith(FINAL) for name in buffer.schema.fields):
-            raise SchemaError(f"a field is called {FINAL}…: such steps can only be appended to the files")
+        if any(name.startswith(tree.FINAL) for name in buffer.schema.fields):
+            raise SchemaError(
+                f"a field is called {tree.FINAL}…: such steps can only be appended to the files"
+            )
         _check_rows(self.columns, sum(run.steps for run in self.runs), "")
-        _check_rows(self.finals, sum(run.finals for run in self.runs), FINAL)
+        _check_rows(self.finals, sum(run.finals for run in self.runs), tree.FINAL)
         found, row, final = list[Given](), 0, 0
         for run in self.runs:
             stop, last = row + run.steps, final + run.finals

@@ -13,6 +13,7 @@ from replaystore.service.metrics import Metrics
 from replaystore.service.readers import Readers
 from replaystore.service.root import Root
 from replaystore.service.tokens import Grant
+from replaystore.service.writers import Writers
 
 __all__ = ["Service", "Tokens"]
 
@@ -42,6 +43,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.readers = Readers(self.root, self.limits.commits)
+        self.writers = Writers(self.root, self._was_committed)
         self.room = Room(self.limits.held, self.limits.wait)
         self.open_requests = self.open_streams = 0
         self.openapi: dict[str, Any] = {}
@@ -51,12 +53,18 @@ class Service:
         self._threads = ThreadPoolExecutor(self.limits.threads, "replaystore-service")
         self.metrics.gauge("replaystore_open_requests", lambda: self.open_requests)
         self.metrics.gauge("replaystore_held_bytes", lambda: self.room.held)
+        self.metrics.gauge("replaystore_writers", self.writers.sessions)
 
     async def in_thread(self, task: Callable[[], Answer]) -> Answer:
         """Do what takes long, or waits for a disk, beside the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, task)
 
+    def _was_committed(self, seconds: float) -> None:
+        self.metrics.count("replaystore_commits_total")
+        self.metrics.time("replaystore_commit_seconds", seconds)
+
     def close(self) -> None:
         """Release everything, once no request is answered any more."""
+        self.writers.close()  # which ends those that wait in threads
         self._threads.shutdown()
         self.readers.close()

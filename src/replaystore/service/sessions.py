@@ -20,7 +20,7 @@ from typing import Any
 
 from replaystore.errors import ArgumentError, ConflictError, NotFoundError
 
-__all__ = ["MOST_ENVIRONMENTS", "Session", "Sessions"]
+__all__ = ["MOST_ENVIRONMENTS", "Session", "Sessions", "sessions_in"]
 
 PREFIX = "replaystore.session:"
 MOST_ENVIRONMENTS = 1 << 32
@@ -64,11 +64,8 @@ class Sessions:
     def load(self, more: Mapping[str, Any]) -> None:
         """Those that the newest commit has."""
         self._known, self._changed = {}, {}
-        for key, kept in more.items():
-            if key.startswith(PREFIX):
-                first, environments, last, seen = kept
-                name = key[len(PREFIX) :]
-                self._known[name] = Session(name, first, environments, last, last, seen)
+        for name, (first, environments, last, seen) in sessions_in(more).items():
+            self._known[name] = Session(name, first, environments, last, last, seen)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -162,6 +159,11 @@ class Sessions:
             if one in self._known:
                 self._known[one].committed = self._known[one].taken
         self._changed = {}
+
+
+def sessions_in(more: Mapping[str, Any]) -> dict[str, list[int]]:
+    """What a commit keeps of sessions, by their ids."""
+    return {key[len(PREFIX) :]: kept for key, kept in more.items() if key.startswith(PREFIX)}
 
 
 def check(session: object, environments: object, first: object) -> None:

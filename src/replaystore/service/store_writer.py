@@ -8,7 +8,7 @@ Invariants:
 2. A message is acknowledged when a commit that has it is durable; sent again, it is acknowledged again, and
    is not in the store twice.
 3. Whatever the disk refuses: the buffer is given up, and opened anew as of its last commit. Who waits is told
-   so, and sends again; nothing of theirs is in the store.
+   so, and sends again: the number of the session in that commit says what is there already.
 4. A message that does not fit changes nothing, and its number is still the next.
 """
 
@@ -21,115 +21,59 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from replaystore.buffers.buffer import Buffer
 from replaystore.buffers.given import Given
 from replaystore.errors import (
-    AlreadyExistsError,
     ConflictError,
-    EvictedError,
-    NotFoundError,
     ReplayStoreError,
     SchemaError,
-    UnsupportedError,
+)
+from replaystore.service.jobs import (
+    Acknowledged,
+    Begin,
+    Begun,
+    Do,
+    End,
+    Job,
+    Message,
+    OwnError,
+    own_faults,
 )
 from replaystore.service.sent import Sent
 from replaystore.service.sessions import Session, Sessions
 
-__all__ = ["Acknowledged", "Begun", "StoreWriter"]
+__all__ = ["StoreWriter"]
 
 Answer = TypeVar("Answer")
 DELAY, IDLE = 0.002, 60.0
 """Seconds: for others that usually come along; until the buffer is closed, when nothing has come."""
-OWN_FAULTS = (
-    SchemaError,
-    NotFoundError,
-    AlreadyExistsError,
-    ConflictError,
-    UnsupportedError,
-    EvictedError,
-)
-"""What is wrong with a request, and not with the store."""
 _log = logging.getLogger("replaystore.service")
-
-
-@dataclass(frozen=True)
-class Acknowledged:
-    """A message is durable."""
-
-    number: int
-    """The last message of the session that is."""
-    commit: int
-    """A commit that has it."""
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A session as it is."""
-
-    first: int
-    """Its first environment in the store."""
-    environments: int
-    next: int
-    """The number of the message that comes next."""
-
-
-@dataclass
-class _Message:
-    session: str
-    number: int
-    sent: Sent
-    given: list[Given] | None = None
-    """Checked already, by another thread,"""
-    of: Session | None = None
-    """as steps of this session."""
-    future: Future[Acknowledged] = field(default_factory=Future)
-
-
-@dataclass
-class _Begin:
-    session: str
-    environments: int
-    first: int | None
-    cut: bool
-    future: Future[Begun] = field(default_factory=Future)
-
-
-@dataclass
-class _End:
-    session: str
-    cut: bool
-    future: Future[Acknowledged] = field(default_factory=Future)
-
-
-@dataclass
-class _Do:
-    action: Callable[[Buffer], Any] | None
-    apart: Callable[[], Any] | None = None
-    """To be done while the store is not open for writing."""
-    future: Future[Any] = field(default_factory=Future)
-
-
-_Job = _Message | _Begin | _End | _Do
-Kind = TypeVar("Kind", bound=_Job)
+Kind = TypeVar("Kind", bound=Job)
 
 
 class StoreWriter:
     """Takes what is sent to one store."""
 
-    def __init__(self, opening: Callable[[], Buffer], *, delay: float = DELAY, idle: float = IDLE) -> None:
-        """`opening` opens it for writing."""
-        self._opening, self._delay, self._idle = opening, delay, idle
+    def __init__(
+        self,
+        opening: Callable[[], Buffer],
+        *,
+        delay: float = DELAY,
+        idle: float = IDLE,
+        committed: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        """`opening` opens it for writing; `committed` is told of each commit: the seconds that it took."""
+        self._opening, self._delay, self._idle, self._committed = opening, delay, idle, committed
         self._changed = threading.Condition()
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._thread: threading.Thread | None = None
         self._closing = False
         # What follows belongs to the thread.
         self._buffer: Buffer | None = None
         self._sessions = Sessions()
-        self._waiting: list[tuple[_Job, Callable[[int], Any]]] = []
+        self._waiting: list[tuple[Job, Callable[[int], Any]]] = []
         """Jobs whose answers, made of the number of the commit, come with it."""
         self._batch: list[tuple[int, list[Given]]] = []
         """What is to be appended, by the first environment of its session."""
@@ -146,12 +90,12 @@ class StoreWriter:
     ) -> Future[Begun]:
         """Begin a session, or look at it. `first`: its first environment, if that is to be a certain one.
         `cut`: when it begins, trajectories are cut off that are open in environments of no session."""
-        return self._put(_Begin(session, environments, first, cut)).future
+        return self._put(Begin(session, environments, first, cut)).future
 
     def send(self, session: str, number: int, sent: Sent) -> Future[Acknowledged]:
         """Append a message, once, in its order. SchemaError, ConflictError (others come before),
         NotFoundError (no such session), StorageError (it is to be sent again): nothing was appended."""
-        message = _Message(session, number, sent)
+        message = Message(session, number, sent)
         buffer, known = self._buffer, self._sessions.get(session)
         if buffer is not None and known is not None:  # what is not the same any more is checked again
             message.given, message.of = _given(buffer, known, sent), known
@@ -159,17 +103,22 @@ class StoreWriter:
 
     def end(self, session: str, *, cut: bool = True) -> Future[Acknowledged]:
         """End a session, if it has not ended. `cut`: its open trajectories end here."""
-        return self._put(_End(session, cut)).future
+        return self._put(End(session, cut)).future
 
     def do(self, action: Callable[[Buffer], Answer]) -> Future[Answer]:
         """Do something else with the writing buffer, between commits; everything sent before is committed."""
-        future: Future[Answer] = self._put(_Do(action)).future
+        future: Future[Answer] = self._put(Do(action)).future
         return future
 
     def apart(self, action: Callable[[], Answer]) -> Future[Answer]:
         """Do something while the store is not open for writing here."""
-        future: Future[Answer] = self._put(_Do(None, action)).future
+        future: Future[Answer] = self._put(Do(None, action)).future
         return future
+
+    @property
+    def sessions(self) -> int:
+        """How many go on, while the store is open for writing."""
+        return len(self._sessions)
 
     def close(self) -> None:
         """Take nothing more, commit what was sent, and close the buffer."""
@@ -204,7 +153,7 @@ class StoreWriter:
                     self._thread = None
                     return
 
-    def _come(self, seconds: float) -> list[_Job]:
+    def _come(self, seconds: float) -> list[Job]:
         """The jobs that have come, once there are any; none after so many seconds, or at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing, seconds)
@@ -212,7 +161,7 @@ class StoreWriter:
             self._jobs.clear()
         return jobs
 
-    def _handle(self, jobs: list[_Job]) -> None:
+    def _handle(self, jobs: list[Job]) -> None:
         """Do what jobs ask for, with those that come meanwhile, up to a commit."""
         deadline = time.monotonic() + self._delay
         try:
@@ -241,29 +190,29 @@ class StoreWriter:
                 self._sessions.end(session)
         return self._buffer
 
-    def _take(self, buffer: Buffer, job: _Job) -> None:
+    def _take(self, buffer: Buffer, job: Job) -> None:
         """Do one job, but for the commit that it may wait for."""
         try:
-            if isinstance(job, _Message):
+            if isinstance(job, Message):
                 self._take_message(buffer, job)
-            elif isinstance(job, _Begin):
+            elif isinstance(job, Begin):
                 self._take_begin(buffer, job)
-            elif isinstance(job, _End):
+            elif isinstance(job, End):
                 self._take_end(buffer, job)
             else:
                 self._do(buffer, job)
-        except _OwnError as fault:
+        except OwnError as fault:
             job.future.set_exception(fault.error)
 
-    def _take_message(self, buffer: Buffer, job: _Message) -> None:
-        with _own_faults():
+    def _take_message(self, buffer: Buffer, job: Message) -> None:
+        with own_faults():
             session = self._sessions[job.session]
             new = self._sessions.is_next(session, job.number)
         if not new and job.number <= session.committed:
             job.future.set_result(Acknowledged(session.committed, buffer.commit_id))
             return
         if new:
-            with _own_faults():
+            with own_faults():
                 given = job.given
                 fresh = job.of is session and all(one.schema is buffer.schema for one in given or ())
                 if given is None or not fresh:
@@ -271,7 +220,7 @@ class StoreWriter:
             envs = {steps.env for steps in given}
             if envs & self._envs:
                 self._append(buffer)
-            with _own_faults():
+            with own_faults():
                 buffer.fit(given)
             self._batch.append((session.first, given))
             self._envs |= envs
@@ -281,8 +230,8 @@ class StoreWriter:
         if new and job.sent.name is not None:
             self._commit(job.sent.name)
 
-    def _take_begin(self, buffer: Buffer, job: _Begin) -> None:
-        with _own_faults():
+    def _take_begin(self, buffer: Buffer, job: Begin) -> None:
+        with own_faults():
             session, new = self._sessions.begin(job.session, job.environments, job.first)
         if new and job.cut:
             self._append(buffer)
@@ -292,7 +241,7 @@ class StoreWriter:
             (job, lambda _: Begun(session.first, session.environments, session.committed + 1))
         )
 
-    def _take_end(self, buffer: Buffer, job: _End) -> None:
+    def _take_end(self, buffer: Buffer, job: End) -> None:
         last = 0
         if job.session in self._sessions:
             session = self._sessions[job.session]
@@ -304,16 +253,16 @@ class StoreWriter:
         self._together.discard(job.session)
         self._waiting.append((job, lambda commit: Acknowledged(last, commit)))
 
-    def _do(self, buffer: Buffer, job: _Do) -> None:
+    def _do(self, buffer: Buffer, job: Do) -> None:
         if self._waiting:
             self._commit()
-        with _own_faults():
+        with own_faults():
             if job.action is not None:
                 job.future.set_result(job.action(buffer))
                 return
         self._close_buffer()
         assert job.apart is not None
-        with _own_faults():
+        with own_faults():
             job.future.set_result(job.apart())
 
     def _cut(self, buffer: Buffer, of: Callable[[int], bool]) -> None:
@@ -334,14 +283,16 @@ class StoreWriter:
         buffer = self._buffer
         assert buffer is not None
         self._append(buffer)
+        began = time.perf_counter()
         number = buffer.commit(name, more=self._sessions.changes())
+        self._committed(time.perf_counter() - began)
         self._sessions.are_committed()
         waiting, self._waiting = self._waiting, []
         self._together, self._here = self._here, set()
         for job, answer in waiting:
             job.future.set_result(answer(number))
 
-    def _give_up(self, error: BaseException, jobs: list[_Job]) -> None:
+    def _give_up(self, error: BaseException, jobs: list[Job]) -> None:
         """Go back to the last commit: nothing that waits is in the store."""
         if not isinstance(error, ReplayStoreError):
             _log.error("a store was given up while it was written to", exc_info=error)
@@ -377,24 +328,6 @@ class StoreWriter:
             _log.warning("a store was not closed in order: %s", error)
             with contextlib.suppress(ReplayStoreError, OSError):
                 buffer.abandon()
-
-
-class _OwnError(Exception):
-    """What is wrong with one job alone."""
-
-    def __init__(self, error: ReplayStoreError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _own_faults:  # noqa: N801  # as `contextlib` spells such
-    """What is wrong inside is the job's fault."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OWN_FAULTS):
-            raise _OwnError(error) from None
 
 
 def _given(buffer: Buffer, session: Session, sent: Sent) -> list[Given]:
