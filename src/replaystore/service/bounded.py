@@ -40,6 +40,11 @@ class _Bounds:
     scope: dict[str, Any]
     _head, _timer = 0, None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]
         self._wait()
@@ -52,12 +57,12 @@ class _Bounds:
     def data_received(self, data: bytes) -> None:
         """Take what has come; whatever is behind the last whole request is the head of one."""
         super().data_received(data)  # type: ignore[misc]
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.is_idle:
             self._done()
             return
         self._head += len(data)
         if self._head > MOST_HEAD:
-            self.transport.close()
+            self.transport.abort()
         elif self._timer is None:
             self._wait()
 
@@ -74,5 +79,5 @@ class _Bounds:
         self._head, self._timer = 0, None
 
     def _too_slow(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
+        if self.is_idle:
+            self.transport.abort()

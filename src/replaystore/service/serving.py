@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -139,7 +140,17 @@ def _server(app: Any, settings: Settings, certificate: ssl.SSLContext | None) ->
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             self.on_end()
+            self.let_go(idle=True)
+            asyncio.get_running_loop().call_later(GRACE, self.let_go)
             await super().shutdown(sockets=sockets)
+            self.let_go()
+
+        def let_go(self, *, idle: bool = False) -> None:
+            """End connections, or those that are idle: with TLS an end that is agreed about takes as long as
+            the client likes."""
+            for one in list(self.server_state.connections):
+                if not idle or one.is_idle:
+                    one.transport.abort()
 
         def end(self) -> None:
             """Begin to end."""
