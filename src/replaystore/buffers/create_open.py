@@ -61,6 +61,7 @@ def create(
     keep_named: int | None = None,
     environment: Any = None,
     provenance: Mapping[str, Any] | None = None,
+    token: str | None = None,
 ) -> Buffer:
     """Make an empty buffer and open it for writing.
 
@@ -82,12 +83,13 @@ def create(
         environment: what the steps are taken in, where a `Schema` says what they hold: an environment or
             vector environment of Gymnasium, the id of one, or what another buffer has as `environment`.
         overwrite: replace a store that is there. Anything else that is there is never replaced.
+        token: as that of `open`.
 
     Raises:
         AlreadyExistsError, ArgumentError, UnsupportedError (a space or capacity that cannot be stored so),
         StorageError.
     """
-    place = parse(location)
+    place = _with_token(parse(location), token)
     env = None if isinstance(schema_or_env, Schema) else schema_or_env
     schema = schema_or_env if isinstance(schema_or_env, Schema) else Schema.from_env(env)
     if capacity is not None:
@@ -102,6 +104,13 @@ def create(
         raise ArgumentError(f'durability is "commit" or "none", not {durability!r}')
     check_storage(schema.fields, layout, storage)
     check_kept(keep_commits, keep_named)
+    if places_of(place).served_buffer() is not None:
+        said: dict[str, Any] = {"schema": schema.to_json(), "layout": layout, "durability": durability}
+        said |= {"capacity": capacity, "storage": storage, "metadata": metadata, "overwrite": overwrite}
+        said |= {"keep_commits": keep_commits, "keep_named": keep_named}
+        said |= {"environment": _environment(env, environment)}
+        places_of(place).create_served(place, {key: one for key, one in said.items() if one is not None})
+        return open(place, "r+")
     document = documents.new(
         schema,
         layout={
@@ -175,9 +184,7 @@ def open(  # noqa: A001  # as in other libraries that open files
         CorruptError, EvictedError. ConflictError: another writer has it. UnsupportedError: an archive, which
         is only read, or a zip file, is to be written to.
     """
-    place = parse(location)
-    if token is not None:
-        place = places_of(place).with_token(place, token)
+    place = _with_token(parse(location), token)
     if mode not in ("r", "r+"):
         raise ArgumentError(f'mode is "r" or "r+", not {mode!r}')
     commit = None if commit is None else check_commit(commit)
@@ -192,6 +199,11 @@ def open(  # noqa: A001  # as in other libraries that open files
         buffer = _open_for_reading(place, commit)
         buffer.store.cache = None if cache is None else ChunkCache(cache)
         return buffer
+    served: type[Buffer] | None = places_of(place).served_buffer()
+    if served is not None:
+        if keep_commits is not None or keep_named is not None:
+            raise UnsupportedError(f"{place}: how many commits are kept is said when the store is made there")
+        return _open_for_reading(place, None, kind=served)
     container, lock = open_for_writing(place)
     try:
         sealing.check_metadata(container)
@@ -207,6 +219,10 @@ def open(  # noqa: A001  # as in other libraries that open files
         if isinstance(error, OSError) and not isinstance(error, ReplayStoreError):
             raise StorageError(f"{place} cannot be opened: {error.strerror or error}", error.errno) from error
         raise
+
+
+def _with_token(place: Location, token: str | None) -> Location:
+    return place if token is None else places_of(place).with_token(place, token)
 
 
 def _check_cache(cache: object, mode: str) -> None:
@@ -233,14 +249,16 @@ def open_commit(location: str, commit: int) -> Buffer:
     return _open_for_reading(parse(location), commit, whole=False)
 
 
-def _open_for_reading(place: Location, commit: int | str | None, *, whole: bool = True) -> Buffer:
+def _open_for_reading(
+    place: Location, commit: int | str | None, *, whole: bool = True, kind: type[Buffer] = Buffer
+) -> Buffer:
     """Open once more where it failed because the store went on, or was replaced, meanwhile."""
     before: object = None
     for _ in range(ATTEMPTS):
         container = open_container(place, writable=False)
         try:
             with as_storage_errors(f"{place} cannot be opened"):
-                return _look_at(place, container, commit, whole=whole)
+                return _look_at(place, container, commit, whole=whole, kind=kind)
         except BaseException as error:
             container.close()
             now = (
@@ -252,7 +270,9 @@ def _open_for_reading(place: Location, commit: int | str | None, *, whole: bool 
     raise ConflictError(f"{place} changed {ATTEMPTS} times while it was opened; try again")
 
 
-def _look_at(place: Location, container: Container, commit: int | str | None, *, whole: bool) -> Buffer:
+def _look_at(
+    place: Location, container: Container, commit: int | str | None, *, whole: bool, kind: type[Buffer]
+) -> Buffer:
     before = container.identity()
     far, fits = container.files.far, sealing.check_metadata(container)
     document = documents.parse(container.document(), str(place))
@@ -281,7 +301,7 @@ def _look_at(place: Location, container: Container, commit: int | str | None, *,
         store.check_generation()
     if container.identity() != before:
         raise ConflictError(f"{place}: another store has taken its place; open it again")
-    return Buffer(place, store, document, lock=None, reopen=open_column, open_commit=open_commit)
+    return kind(place, store, document, lock=None, reopen=open_column, open_commit=open_commit)
 
 
 def _standing(place: Location) -> object:

@@ -6,11 +6,14 @@ a disk, and `info`, `show`, `convert` and `verify` know nothing of servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from replaystore import urls
 from replaystore.client.addresses import Address, of_request, with_token
+from replaystore.client.server import Server
 from replaystore.client.told import error_of
 from replaystore.credentials import VARIABLE
 from replaystore.errors import ArgumentError
@@ -61,6 +64,15 @@ class ReplayPlaces(HttpPlaces):
 
     def identity(self, path: str) -> object:
         return replace(Address.of(path), given="")
+
+    def served_buffer(self) -> Any:
+        from replaystore.client.buffer import ServedBuffer
+
+        return ServedBuffer
+
+    def create_served(self, place: Location, said: Mapping[str, Any]) -> None:
+        address = Address.of(place.path)
+        Server(address, str(place)).ask("POST", address.route(), json.dumps(said).encode())
 
     def with_token(self, place: Location, token: str) -> Location:
         return replace(place, path=with_token(place.path, token))

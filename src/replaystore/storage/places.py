@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from replaystore.errors import ArgumentError, ConflictError, UnsupportedError
@@ -100,6 +100,16 @@ class Places:
     def identity(self, path: str) -> object:
         """The same for all names of one store."""
         return self, path
+
+    def served_buffer(self) -> Any:
+        """Of storage whose stores a server writes: the class of a buffer that has it do so; None: whoever
+        writes writes the files."""
+        return None
+
+    def create_served(self, place: Location, said: Mapping[str, Any]) -> None:
+        """Of such storage: have the server make a store, of which this is said (as `replaystore.create` takes
+        it, the schema as JSON)."""
+        raise NotImplementedError
 
     def with_token(self, place: Location, token: str) -> Location:
         """The place, with a token that is sent to its server. ArgumentError: it has none that takes one."""

@@ -206,7 +206,7 @@ def _once(question: _Question, until: float) -> Answer:
     except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, ReplayStoreError | FileNotFoundError):
             raise
-        raise why(url, question.called, error) from error
+        raise why(url, f"{question.called} cannot be read", error) from error
     finally:
         if response is not None:
             _leave(response)
@@ -321,23 +321,21 @@ def _version(response: urllib3.BaseHTTPResponse) -> str:
     return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
-def why(url: str, called: str, error: Exception) -> Exception:
-    """What went wrong on the way: worth another try, or an error."""
+def why(url: str, failed: str, error: Exception) -> Exception:
+    """What went wrong on the way: worth another try (`Again`), or an error, which begins with `failed`."""
     reason = error.reason if isinstance(error, exceptions.MaxRetryError) and error.reason else error
     if isinstance(reason, exceptions.ResponseError):
-        return StorageError(
-            f"{called} cannot be read: the server sends from address to address: check the address"
-        )
+        return StorageError(f"{failed}: the server sends from address to address: check the address")
     if isinstance(reason, exceptions.LocationParseError | exceptions.URLSchemeUnknown):
-        return StorageError(f"{called} cannot be read: {reason}: check the address")
+        return StorageError(f"{failed}: {reason}: check the address")
     if isinstance(reason, exceptions.SSLError) and "CERTIFICATE" in str(reason).upper():
         return StorageError(
-            f"{called} cannot be read: the certificate of {urls.host_of(url)} is not one to trust "
+            f"{failed}: the certificate of {urls.host_of(url)} is not one to trust "
             f"({_innermost(reason)}): check the address"
         )
     if isinstance(reason, exceptions.SSLError) and _NO_TLS.search(str(reason)):
         return StorageError(
-            f"{called} cannot be read: the server does not speak https there "
+            f"{failed}: the server does not speak https there "
             f"({_innermost(reason)}): check the address, which may have to begin with http://"
         )
     if isinstance(reason, exceptions.NameResolutionError):
