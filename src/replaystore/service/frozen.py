@@ -24,6 +24,8 @@ from replaystore.views.zarr_tree import METADATA, ZarrTree
 
 __all__ = ["ROUTES"]
 
+SMALL = 64 << 10
+"""Bytes that are read without asking for room."""
 BELOW = ("rows", "trajectories")
 """What is asked once of a commit, so that a name may stand for it."""
 
@@ -36,10 +38,18 @@ async def read_key(asked: Asked) -> Answer:
     if not document and matches(asked.headers, tag):
         return Answer(status=304, headers={"ETag": tag, "Cache-Control": kept})
 
-    def look(tree: ZarrTree) -> tuple[int | None, bool]:
-        return tree.size(key), tree.at_hand(key)
+    def look(tree: ZarrTree) -> tuple[int | None, memoryview | None]:
+        size = tree.size(key)
+        at_once = (
+            size is not None and (size <= SMALL or tree.at_hand(key)) and not (asked.head and not document)
+        )
+        return size, tree.value(key) if at_once else None
 
-    size, at_hand = await service.in_thread(lambda: service.readers.at(pin, look))
+    known = service.readers.known(pin)
+    if known is not None and known.at_hand(key):
+        size, found = service.readers.at(pin, look)
+    else:
+        size, found = await service.in_thread(lambda: service.readers.at(pin, look))
     if size is None:
         raise RefusedError(
             404,
@@ -50,9 +60,9 @@ async def read_key(asked: Asked) -> Answer:
     if asked.head and not document:
         headers = {"ETag": tag, "Cache-Control": kept, "Accept-Ranges": "bytes"}
         return Answer(type=_type(key), headers=headers, length=size)
-    if not at_hand:
+    if found is None:
         await asked.hold(size)
-    found = await service.in_thread(lambda: service.readers.at(pin, lambda tree: tree.value(key)))
+        found = await service.in_thread(lambda: service.readers.at(pin, lambda tree: tree.value(key)))
     assert found is not None, "it has a size"
     if document:
         tag = f'"{pin}-{value(bytes(found)):08x}"'

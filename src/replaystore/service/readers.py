@@ -138,6 +138,12 @@ class Readers:
                 self._pinned.pop(pin, None)
             raise _gone(pin, error) from error
 
+    def known(self, pin: Pin) -> ZarrTree | None:
+        """The hierarchy of a commit, if it is open."""
+        with self._lock:
+            found = self._pinned.get(pin)
+        return None if found is None else found.open_tree
+
     def _source(self, pin: Pin) -> CommitSource:
         with self._lock:
             known = self._pinned.get(pin)

@@ -23,6 +23,8 @@ from replaystore.views.reader import BufferReader
 __all__ = ["ROUTES"]
 
 ARROW = "application/vnd.apache.arrow.stream"
+SMALL = 256 << 10
+"""Bytes that are read without asking for room."""
 MOST_TRAJECTORIES = 100_000
 """In one answer."""
 
@@ -65,13 +67,10 @@ async def read_rows(asked: Asked) -> Answer:
     wanted, pin, service = asked.query(RowsQuery), asked.pin, asked.service
     names = wanted.names()
 
-    def size(view: BufferReader) -> int:
+    def look(view: BufferReader) -> tuple[int, bytes | None]:
         steps = slice(*slice(wanted.start, wanted.stop).indices(len(view)))
-        return _size(view, names, steps, service.limits.answer)
-
-    await asked.hold(
-        2 * await service.in_thread(lambda: service.readers.at(pin, lambda tree: size(tree.view)))
-    )
+        size = _size(view, names, steps, service.limits.answer)
+        return size, read(view) if size <= SMALL else None
 
     def read(view: BufferReader) -> bytes:
         start, stop, _ = slice(wanted.start, wanted.stop).indices(len(view))
@@ -79,7 +78,10 @@ async def read_rows(asked: Asked) -> Answer:
         said["first_row"] = view.first_row
         return wire.pack(view.read(slice(start, stop), names), said)
 
-    body = await service.in_thread(lambda: service.readers.at(pin, lambda tree: read(tree.view)))
+    taken, body = await service.in_thread(lambda: service.readers.at(pin, lambda tree: look(tree.view)))
+    if body is None:
+        await asked.hold(2 * taken)
+        body = await service.in_thread(lambda: service.readers.at(pin, lambda tree: read(tree.view)))
     return Answer(body, type=wire.ARRAYS, headers=_kept(asked))
 
 

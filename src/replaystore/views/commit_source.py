@@ -62,6 +62,11 @@ class CommitSource:
         except EvictedError as error:
             raise ConflictError(f"{error}; ask for another zarr_store() of the buffer then") from error
 
+    @property
+    def open_tree(self) -> ZarrTree | None:
+        """The hierarchy, if it is open: nothing is waited for."""
+        return self._tree
+
     def tree(self) -> ZarrTree:
         """The hierarchy. ConflictError: there is no such commit of this store any more."""
         with self._opening:
