@@ -53,7 +53,7 @@ ROUTES: tuple[Route, ...] = (
     *stores.ROUTES,
 )
 """All routes; of those that a path fits, the first has it."""
-SLICE = 256 << 10
+SLICE = 128 << 10
 """Bytes of an answer that are handed over at a time."""
 MOST_PARAMETERS = 32
 _BEARER = re.compile(r"(?i:bearer) +([^ ]+) *")

@@ -20,7 +20,7 @@ class Limits:
     """Of the body of a request."""
     answer: int = 64 << 20
     """Of an answer that is made for one request: rows, a table."""
-    held: int = 192 << 20
+    held: int = 96 << 20
     """Of all bodies that are in memory; who needs more waits."""
     wait: float = 30.0
     """For room, or for a turn."""

@@ -53,6 +53,9 @@ CHUNK_BYTES, NEAR_BYTES = 4 << 20, 16 << 20
 neither encoded nor far, so that a part of a chunk costs no more than itself. zarr-python spends about 0.3 ms
 on each chunk, in which 2 MiB are copied."""
 
+COPIED = 64 << 10
+"""Bytes that are copied in no time."""
+
 Bytes = NDArray[np.uint8]
 
 
@@ -165,9 +168,14 @@ class ZarrTree:
     # --- bytes
 
     def at_hand(self, key: str) -> bool:
-        """Whether getting a value takes no time: nothing has to be read or decoded."""
+        """Whether getting a value takes no time, and no memory of its own: nothing has to be read or decoded,
+        nor much to be copied, as to fill up a last chunk."""
         found = self._chunk(key)
-        return found is None or found[0].table is not None or found[0].name in self._mapped
+        if found is None:
+            return True
+        shown, chunk = found
+        whole = (chunk + 1) * shown.chunk_rows <= shown.rows or shown.chunk_bytes <= COPIED
+        return whole and (shown.table is not None or shown.name in self._mapped)
 
     def value(self, key: str) -> memoryview | None:
         """The bytes of a key; None: there is no such key. EvictedError, ConflictError: what it is made of is
