@@ -25,6 +25,7 @@ from replaystore.client.writer import ServedWriter
 from replaystore.errors import ConflictError, SchemaError, UnsupportedError
 from replaystore.location import Location
 from replaystore.schema import document as documents
+from replaystore.schema.fields import Schema
 from replaystore.storage.locks import Lock
 from replaystore.trajectories.parts import Parts
 from replaystore.views.column import Column
@@ -54,6 +55,8 @@ class ServedSteps(Buffer):
         super().__init__(place, store, document, lock=lock, reopen=reopen, open_commit=open_commit)
         self._server = Server(Address.of(place.path), str(place))
         self._sending = Sending(self._server)
+        self._of: tuple[Schema | None, Schema | None] = None, None
+        """A schema, and that of its observations alone."""
         self._open: set[int] = set()
         """Environments in which a trajectory is open, as what was sent has them."""
 
@@ -110,8 +113,10 @@ class ServedSteps(Buffer):
 
     def given(self, columns: Columns, **told: Any) -> Given:
         schema = self.schema
-        observed = schema.select(names) if (names := schema.names("observation")) else None
-        return given_steps(schema, observed, columns, **told)
+        if schema is not self._of[0]:
+            names = schema.names("observation")
+            self._of = schema, schema.select(names) if names else None
+        return given_steps(schema, self._of[1], columns, **told)
 
     def fit(self, given: Sequence[Given]) -> None:
         self._writable()

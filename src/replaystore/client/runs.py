@@ -144,13 +144,49 @@ def _finals(run: Run, schema: Schema, touched: int, piece: Run, behind: int | No
 
 
 def packed(runs: Sequence[Run], first: int, name: str | None = None) -> bytes:
-    """A body of runs of one session, and of a name for the commit that has them."""
-    said: dict[str, Any] = {"runs": [run.said(first) for run in runs]}
+    """A body of runs of one session, and of a name for the commit that has them. What goes on where the run
+    before has stopped is one run with it."""
+    arrays = _joined(run.columns for run in runs if run.count)
+    told = list[Run]()
+    for run in runs:
+        if told and _goes_on(told[-1], run):
+            _extend(told[-1], run)
+        else:
+            told.append(replace(run))
+    arrays |= {tree.FINAL + field: rows for field, rows in _joined(run.finals for run in told).items()}
+    said: dict[str, Any] = {"runs": [run.said(first) for run in told]}
     if name is not None:
         said["name"] = name
-    arrays = _joined(run.columns for run in runs if run.count)
-    arrays |= {tree.FINAL + field: rows for field, rows in _joined(run.finals for run in runs).items()}
     return wire.pack(arrays, said)
+
+
+def _goes_on(run: Run, following: Run) -> bool:
+    """Whether the second goes on with the trajectory that the first leaves open, and all that is told of them
+    can be told of both as one."""
+    if (
+        run.env != following.env
+        or not following.count
+        or following.cut
+        or following.seeds is not None
+        or run.split != following.split
+        or not run.stays_open
+    ):
+        return False
+    if run.touched > 1:
+        return not run.finals and not following.finals
+    return all(
+        not isinstance(row, Ragged) and row[0].tobytes() == following.columns[name][0].tobytes()
+        for name, row in run.finals.items()
+    )
+
+
+def _extend(run: Run, following: Run) -> None:
+    """Have the first run tell of both."""
+    if isinstance(run.seeds, list):
+        run.seeds = run.seeds + [None] * (following.touched - 1)
+    run.ends = run.ends + [run.count + place for place in following.ends]
+    run.count += following.count
+    run.finals = following.finals
 
 
 def _joined(arrays: Iterable[Mapping[str, Any]]) -> dict[str, NDArray[Any] | Ragged]:

@@ -50,10 +50,7 @@ class _Waiting:
     run: Run | None
     name: str | None = None
     """For the commit that has it, and all before."""
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.run is None else self.run.nbytes
+    nbytes: int = 0
 
 
 class Sending:
@@ -89,7 +86,7 @@ class Sending:
     def put(self, runs: Sequence[Run], name: str | None = None) -> None:
         """Have runs sent, in this order; nothing of them, if an error is raised. StorageError: too much waits
         already, and cannot be sent."""
-        found = [_Waiting(self.session_of(run.env), run) for run in runs]
+        found = [_Waiting(self.session_of(run.env), run, nbytes=run.nbytes) for run in runs]
         if name is not None:
             found.append(_Waiting(found[-1].session if found else self.session_of(0), None, name))
         with self._changed:
