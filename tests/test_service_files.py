@@ -114,22 +114,20 @@ def test_what_is_no_part_of_a_store_is_not_shown(asking: TestClient, root: Path)
         assert listed(asking, "a.zarr", "linked") == []
 
 
-def test_the_library_reads_the_files_of_a_served_store(service: Service, root: Path) -> None:
-    """As from any server of files, but that this one wants a token: the one that reads has it in a header."""
-    from unittest.mock import patch
-
-    from replaystore.storage.http import asking as requests
-
+def test_the_library_reads_the_files_of_a_served_store(
+    service: Service, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLAYSTORE_TOKEN", "read")
     columns = steps(3000)
     with rs.create(root / "a.zarr", SCHEMA) as writer, serving(service) as url:
         writer.append(columns)
         writer.commit("first")
-        with patch.object(requests, "_login", lambda _: bearer()):
-            with rs.open(f"{url}/v1/stores/a.zarr/files") as buffer:
-                np.testing.assert_array_equal(buffer["observation"][:], columns["observation"])
-                writer.append(steps(50))
-                writer.commit()
-                assert buffer.refresh()
-                assert len(buffer) == 3050
-            with rs.open(f"{url}/v1/stores/a.zarr/files", commit="first") as buffer:
-                assert len(buffer) == 3000
+        at = f"{url.replace('http', 'replay')}/a.zarr"
+        with rs.open(at) as buffer:
+            np.testing.assert_array_equal(buffer["observation"][:], columns["observation"])
+            writer.append(steps(50))
+            writer.commit()
+            assert buffer.refresh()
+            assert len(buffer) == 3050
+        with rs.open(at, commit="first") as buffer:
+            assert len(buffer) == 3000

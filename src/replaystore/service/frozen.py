@@ -106,8 +106,12 @@ ROUTES = (
         read_key,
         "A key of the commit as a Zarr v3 hierarchy of decoded arrays; ranges of bytes are answered.",
         gives={
-            200: Gives("The bytes of the key.", "application/octet-stream", {"type": "object"}),
-            206: Gives("The range that was asked for.", "application/octet-stream"),
+            200: Gives(
+                "The bytes of the key: JSON of metadata, or those of a chunk.",
+                model={"type": "object"},
+                also="application/octet-stream",
+            ),
+            206: Gives("The range that was asked for.", model={}, also="application/octet-stream"),
             304: Gives("The client has them."),
         },
     ),
