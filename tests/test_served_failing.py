@@ -124,3 +124,41 @@ def test_nothing_more_waits_than_there_is_room_for(
 def test_what_is_not_there_is_told(running: Running) -> None:
     with pytest.raises(NotFoundError):
         rs.open(f"{running.address}/none.zarr", "r+")
+
+
+def test_an_end_of_which_no_answer_came_is_asked_for_again(
+    root: Path, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session has ended, and the server that is started anew knows nothing of it."""
+    recorded(root / "a.zarr", 10)
+    with serving(root) as running:
+        port = running.port
+        buffer = rs.open(f"{running.address}/a.zarr", "r+")
+        buffer.append(steps(10, 5))
+        buffer.commit()
+        real = Server._once
+
+        def lost(self: Server, method: str, *rest: Any) -> Any:
+            real(self, method, *rest)
+            raise StorageError("the answer was lost")
+
+        monkeypatch.setattr(Server, "_once", lost)
+        with pytest.raises(StorageError, match="lost"):
+            buffer._sending.end()
+        monkeypatch.undo()
+    with serving(root, port=port):
+        buffer.close()
+    with rs.open(root / "a.zarr") as found:
+        assert found["reward"][:].tolist() == list(range(15))
+
+
+def test_a_token_that_was_given_is_in_no_message(running: Running, root: Path) -> None:
+    recorded(root / "a.zarr")
+    assert running.token is not None
+    with rs.open(f"{running.address}/a.zarr", "r+", token=running.token) as buffer:
+        buffer.append(steps(10, 5))
+        buffer.commit()
+        assert f"{buffer!r}".startswith(f"<ServedBuffer '{running.address}/a.zarr': 105 steps, ")
+    with pytest.raises(NotFoundError) as told:
+        rs.open(f"{running.address}/none.zarr", token=running.token)
+    assert running.token not in str(told.value)

@@ -50,8 +50,8 @@ def checked(text: str) -> str:
 
 def shown(url: str) -> str:
     """An address for messages."""
-    begin, mark, _ = url.partition("?")
-    return begin + mark + "…" * bool(mark)
+    begin, mark, query = url.partition("?")
+    return begin if query.startswith("~") else begin + mark + "…" * bool(mark)  # a token is not the user's
 
 
 def path_of(url: str) -> str:

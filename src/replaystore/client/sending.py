@@ -15,8 +15,10 @@ import json
 import threading
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from replaystore import wire
 from replaystore.client.runs import BODY_BYTES, Run, packed
@@ -27,6 +29,8 @@ __all__ = ["Sending", "Session"]
 
 MOST_WAITING = 64 << 20
 """Bytes that wait to be sent."""
+RESTARTS = 20
+"""Of a server, while one question is asked."""
 
 
 @dataclass
@@ -122,11 +126,7 @@ class Sending:
         commit = self.wait()
         for session in [session for session in self.sessions if session.begun]:
             url = f"{self._server.address.server}/v1/writers/{session.id}?keep"
-            try:
-                told = self._server.ask("DELETE", url)
-            except NotFoundError:  # the server was started anew, and knows no session that nobody asks for
-                self._begin(session)
-                told = self._server.ask("DELETE", url)
+            told = self._asked_of(session, partial(self._server.ask, "DELETE", url), ends=True)
             commit = max(commit, int(told["commit"]))
         self.sessions = []
         return commit
@@ -204,23 +204,34 @@ class Sending:
 
     def _sent(self, session: Session, body: bytes) -> int:
         """Send the next message of a session; a commit that has it."""
-        if not session.begun:
-            self._begin(session)
         url = f"{self._server.address.server}/v1/writers/{session.id}/{session.number}"
-        try:
-            told = self._server.ask("PUT", url, body, wire.ARRAYS)
-        except NotFoundError:  # the server was started anew, and knows no session that nobody has asked for
-            self._begin(session)
-            told = self._server.ask("PUT", url, body, wire.ARRAYS)
+        told = self._asked_of(session, partial(self._server.ask, "PUT", url, body, wire.ARRAYS))
         return int(told["commit"])
 
-    def _begin(self, session: Session) -> None:
-        """Begin a session, or go on with it. ConflictError: the server has not what it has acknowledged."""
+    def _asked_of(
+        self, session: Session, ask: Callable[[], dict[str, Any]], *, ends: bool = False
+    ) -> dict[str, Any]:
+        """What is answered to who asks about a session. A server that was started anew knows none that nobody
+        has begun, or gone on with."""
+        for left in reversed(range(RESTARTS)):
+            if not session.begun:
+                self._begin(session, ends=ends)
+            try:
+                return ask()
+            except NotFoundError:
+                session.begun = False
+                if not left:
+                    raise
+        raise AssertionError("the last one is raised")
+
+    def _begin(self, session: Session, *, ends: bool) -> None:
+        """Begin a session, or go on with it. `ends`: it may have ended. ConflictError: the server has not
+        what it has acknowledged."""
         said = {"session": session.id, "environments": session.stop - session.first}
         told = self._server.ask(
             "POST", self._server.address.route("writers"), json.dumps(said).encode("ascii")
         )
-        if told["next"] not in (session.number, session.number + 1):
+        if not ends and told["next"] not in (session.number, session.number + 1):
             raise ConflictError(
                 f"{self._server.where} went back to an older commit, or is another store: message "
                 f"{session.number} of this writer is the next, and the server says {told['next']}"

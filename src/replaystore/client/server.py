@@ -87,8 +87,11 @@ class Server:
         status = response.status
         if status < 300:
             return self._content(response)
-        told = error_of(status, words(response), self.where)
+        body = words(response)
+        told = error_of(status, body, self.where)
         reason = f"the server answers {status} {http.client.responses.get(status, '')}".rstrip()
+        if not body and response.headers.get("Content-Length") != "0":
+            raise Again(f"{reason}, and the answer broke off")
         if status in (401, 403):
             raise StorageError(
                 f"{self.where}: {reason}: give a token of that server that may do this with token=, or set "
