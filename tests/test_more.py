@@ -11,7 +11,8 @@ import pytest
 import replaystore as rs
 from replaystore.errors import ArgumentError, StorageError
 from replaystore.schema.fields import Field, Schema
-from replaystore.testing.faults import Faults, using
+from replaystore.testing.disks import Disk, put
+from replaystore.testing.faults import Faults, RecordingFiles, using
 
 SCHEMA = Schema(
     {"observation": Field("float32", (2,), "observation"), "reward": Field("float64", (), "reward")}
@@ -105,3 +106,23 @@ def test_a_commit_that_fails_keeps_nothing_of_it(suffix: str, tmp_path: Path) ->
         buffer.close()
     with rs.open(tmp_path / f"a{suffix}") as buffer:
         assert buffer.more == {KEY: 3}
+
+
+def test_it_goes_back_with_what_a_power_cut_took(tmp_path: Path) -> None:
+    recording = RecordingFiles(below=str(tmp_path))
+    with using(recording.files):
+        buffer = rs.create(tmp_path / "a.zarr", SCHEMA, durability="none")
+        for number in range(3):
+            buffer.append(steps(1, number))
+            buffer.commit(more={KEY: number + 1})
+        disk = Disk()
+        for operation in recording.operations:
+            disk.do(operation)
+        buffer.abandon()
+    left = disk.everything()
+    rows = "a.zarr/steps/reward/c.0"
+    left[rows] = (left[rows] or b"")[:-8]  # what the last commit says had not reached the disk
+    put(str(tmp_path / "cut"), left)
+    with rs.open(tmp_path / "cut" / "a.zarr", "r+") as buffer:
+        assert 0 < len(buffer) < 3
+        assert buffer.more == {KEY: len(buffer)}

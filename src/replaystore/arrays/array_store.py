@@ -94,7 +94,7 @@ class ArrayStore(Reverter):
                 store.publish()
         else:
             store._resume(empty=True)
-            store.rollback(back_to, whole=whole)
+            store.rollback(back_to, whole=whole, lost=True)
         with store.storage("recover"):
             store._trim()
             for group in store.state.first:

@@ -37,13 +37,15 @@ class Reverter(Resumer):
         attachments: Mapping[str, bytes] | None = None,
         extra: Mapping[str, Any] | None = None,
         whole: bool = True,
+        lost: bool = False,
     ) -> None:
         """Go back to an older commit, with these attachments; those after it are given up. What readers have
         open stays as it is.
 
         `attachments`: None for those of the commit, as far as they are still there. `extra`: what is kept in
         place of what the commit keeps under these keys. `whole`: refuse if rows of it may be gone, as newer
-        commits say."""
+        commits say. `lost`: newer commits are not given up on purpose, so that what other software keeps is
+        as of the older one, too."""
         with self.lock:
             newest, old = self.state, self.pin(commit, whole=whole)
             with self.storage("roll back"):
@@ -81,7 +83,7 @@ class Reverter(Resumer):
                     if name in rows or tree.is_journal(name)
                 }
                 state.dead = [*newest.dead, [commit + 1, newest.commit]]
-                state.mutable, state.more = old.state.mutable, newest.more
+                state.mutable, state.more = old.state.mutable, (old.state if lost else newest).more
                 state.dropped = {g: row for g, row in newest.dropped.items() if self._knows(old.state, g)}
                 state.marks = [mark for mark in newest.marks if self._has(old.state, mark)]
                 self._complete_tables(tables)
