@@ -18,7 +18,7 @@ from replaystore.client.told import error_of
 from replaystore.credentials import VARIABLE
 from replaystore.errors import ArgumentError
 from replaystore.location import Location
-from replaystore.storage.http.asking import Manners
+from replaystore.storage.http.asking import Manners, Patience
 from replaystore.storage.http.files import HttpFiles
 from replaystore.storage.http.places import HttpPlaces, HttpZipPlaces
 
@@ -45,8 +45,15 @@ class ReplayManners(Manners):
         return None if status == 503 else error_of(status, body, of_request(self._address.route()))
 
 
+PATIENCE = Patience(tries=9, longest=2.0)
+"""With a server that is started anew meanwhile."""
+
+
 class ReplayPlaces(HttpPlaces):
     """Stores at replay:// and replays:// addresses."""
+
+    def __init__(self, patience: Patience = PATIENCE) -> None:
+        super().__init__(patience)
 
     def below(self, path: str, *, entrance: str = "") -> HttpFiles:
         address = Address.of(path)
