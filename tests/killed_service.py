@@ -68,9 +68,12 @@ def _nursery(serve: Callable[[], object], orders: int, done: int, others: list[i
 
 
 def wait_for(port: int) -> None:
-    """Until somebody takes connections."""
+    """Until a server answers: connections are taken before."""
     for _ in range(6000):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(asking):
+            asking.request("GET", "/healthz")
+            asking.getresponse().read()
             return
         time.sleep(0.005)
     raise AssertionError("no server is there")
