@@ -85,7 +85,8 @@ def read_json(path: str) -> Any:
         raise FormatError(f"{path} is no regular file: put the dataset's own file there")
     try:
         with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            # No more than there is: Python makes room for all that may come.
+            data = file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES) + 1)
     except FileNotFoundError:
         raise NotFoundError(f"{path} does not exist: check the path") from None
     except OSError as error:
