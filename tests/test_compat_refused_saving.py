@@ -161,10 +161,7 @@ NOT_CONVERTED: dict[tuple[str, str], tuple[type[ReplayStoreError], str]] = {
     ("a.zarr", "a.pkl"): (AlreadyExistsError, "a.pkl exists: choose another name"),
     ("a.pkl", "a.h5"): (AlreadyExistsError, "a.h5 exists: choose another name"),
     ("a.zarr", "noise.txt/b.pkl"): (StorageError, "a folder in its path is a file; choose a place"),
-    ("a.pkl", "noise.txt/b.pkl"): (
-        StorageError,
-        "noise.txt cannot be written to: it is a file; choose another place",
-    ),
+    ("a.pkl", "noise.txt/b.pkl"): (StorageError, "a folder in its path is a file; choose a place"),
     ("a.pkl", "noise.txt/b.zarr"): (
         StorageError,
         "noise.txt/b.zarr cannot be made: Not a directory \\(noise.txt\\); choose another place",
