@@ -165,11 +165,6 @@ class _Outer(Machine):
     def may_hold(self, value: Any) -> bool:
         return type(value) is Infos or super().may_hold(value)
 
-    def frame(self) -> None:
-        size = self.stream.number(8)
-        if size > self.stream.stop - self.stream.at:
-            raise self.stream.cut()
-
     def payload(self, size: int) -> None:
         start = self.stream.at
         self.stream.skip(size)

@@ -198,6 +198,12 @@ class Machine:
 
     # --- values
 
+    def frame(self) -> None:
+        """Of protocol 4: so many bytes follow, at least."""
+        size = self.stream.number(8)
+        if size > self.stream.stop - self.stream.at:
+            raise self.stream.cut()
+
     def long(self) -> int:
         count = self.stream.number(1)
         if count > 10:  # the magic number has ten bytes

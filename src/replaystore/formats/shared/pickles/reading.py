@@ -181,11 +181,6 @@ class _Inert(Machine):
         self.below.append(self.stack)
         self.stack = []
 
-    def frame(self) -> None:
-        size = self.stream.number(8)
-        if size > self.stream.stop - self.stream.at:
-            raise self.stream.cut()
-
     def payload(self, size: int) -> None:
         start = self.stream.at
         self.stream.skip(size)
