@@ -46,18 +46,24 @@ class LaterFields(Recording):
         self._writable()
         if not isinstance(value, Mapping):
             raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
+        self._replace_metadata(dict(value))
+
+    def _replace_metadata(self, value: dict[str, Any]) -> None:
         with self._operations("metadata"):
-            self._replace_document(user=dict(value))
+            self._replace_document(user=value)
+
+    def _rows_to_set(self, rows: Any) -> NDArray[np.int64]:
+        """The numbers of the rows that an index of steps names."""
+        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
+        wanted = wanted_rows(np.array([rows]) if one else rows, self.first_row, len(self))
+        return np.arange(wanted.start, wanted.stop) if isinstance(wanted, slice) else wanted
 
     def set_rows(self, name: str, rows: Any, values: Any, in_place: bool) -> None:
         """Give steps of a mutable field other values, as `Column.__setitem__` says; `in_place`: these were
         made of what was read there. SchemaError: the values do not fit; UnsupportedError: the field is not
         mutable."""
         declared = self._mutable(name)
-        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
-        wanted = wanted_rows(np.array([rows]) if one else rows, self._first, len(self))
-        if isinstance(wanted, slice):
-            wanted = np.arange(wanted.start, wanted.stop)
+        wanted = self._rows_to_set(rows)
         if in_place and np.isin(wanted, self._recorder.store.waiting_changes(tree.steps(name))).any():
             raise ConflictError(
                 f"{self._place}: {name!r} of these steps was set since the last commit, and is read as it "

@@ -14,9 +14,9 @@ from replaystore.arrays.naming import check_commit, check_name
 from replaystore.buffers.late_fields import given_values
 from replaystore.client.appending import ServedSteps
 from replaystore.client.server import JSON
-from replaystore.errors import ConflictError, SchemaError
+from replaystore.errors import ConflictError
 from replaystore.schema.values import array_of
-from replaystore.views.reader import BufferReader, positions_of, wanted_rows
+from replaystore.views.reader import BufferReader, positions_of
 
 __all__ = ["ServedBuffer"]
 
@@ -75,10 +75,7 @@ class ServedBuffer(ServedSteps):
 
     def set_rows(self, name: str, rows: Any, values: Any, in_place: bool) -> None:
         declared = self._mutable(name)
-        one = isinstance(rows, int | np.integer) and not isinstance(rows, bool | np.bool_)
-        wanted = wanted_rows(np.array([rows]) if one else rows, self.first_row, len(self))
-        if isinstance(wanted, slice):
-            wanted = np.arange(wanted.start, wanted.stop)
+        wanted = self._rows_to_set(rows)
         given = given_values(name, declared, values, len(wanted))
         self._changed("values", {"field": name}, {"index": wanted, "values": given})
 
@@ -88,14 +85,6 @@ class ServedBuffer(ServedSteps):
     def add_fields(self, *_: Any, **__: Any) -> Never:
         self._cannot("fields are added")
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        return dict(self._document.user)
-
-    @metadata.setter
-    def metadata(self, value: Mapping[str, Any]) -> None:
-        self._writable()
-        if not isinstance(value, Mapping):
-            raise SchemaError(f"metadata are a dict, not a {type(value).__name__}")
-        self._changed("metadata", {"metadata": dict(value)})
-        self._document = self._document.replace(user=dict(value))
+    def _replace_metadata(self, value: dict[str, Any]) -> None:
+        self._changed("metadata", {"metadata": value})
+        self._document = self._document.replace(user=value)
