@@ -18,6 +18,7 @@ from writers_story import ENVS, SCHEMA, check, committed, message, run_clients, 
 import replaystore as rs
 from replaystore.errors import ConflictError, NotFoundError, SchemaError, StorageError
 from replaystore.service.sent import Sent
+from replaystore.service.sessions import Sessions
 from replaystore.service.store_writer import StoreWriter
 from replaystore.testing.crashes import forked, tiny
 from replaystore.testing.disks import Disk, put
@@ -352,3 +353,14 @@ def test_an_idle_writer_lets_others_write(tmp_path: Path) -> None:
             continue
     assert writer.send(session(1), 2, sent(1)).result(20).number == 2
     writer.close()
+
+
+def test_environments_of_no_session_are_found_among_many() -> None:
+    sessions = Sessions()
+    for number in range(50):
+        sessions.begin(f"{number:032x}", 3, first=10 * number)
+
+    envs = range(600)
+
+    assert sessions.nobodys(envs) == [env for env in envs if env >= 500 or env % 10 >= 3]
+    assert Sessions().nobodys([4, 5]) == [4, 5]

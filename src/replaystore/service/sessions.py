@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import bisect
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -48,6 +49,10 @@ class Session:
     @property
     def stop(self) -> int:
         return self.first + self.environments
+
+    def has(self, env: int) -> bool:
+        """Whether an environment is its own."""
+        return self.first <= env < self.stop
 
     def kept(self) -> list[int]:
         """What a record has of it."""
@@ -120,9 +125,12 @@ class Sessions:
             first = max(first, other.stop)
         return first
 
-    def owner(self, env: int) -> Session | None:
-        """Whose an environment is."""
-        return next((one for one in self._known.values() if one.first <= env < one.stop), None)
+    def nobodys(self, envs: Iterable[int]) -> list[int]:
+        """Those of these environments that no session has."""
+        known = sorted(self._known.values(), key=lambda one: one.first)
+        firsts = [one.first for one in known]
+        before = ((env, bisect.bisect_right(firsts, env)) for env in envs)
+        return [env for env, place in before if not place or not known[place - 1].has(env)]
 
     def is_next(self, session: Session, number: int) -> bool:
         """Whether this number is to be taken now; else it was taken. ConflictError: others come before."""

@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -186,7 +186,7 @@ class StoreWriter:
             self._sessions.load(buffer.more)
             self._buffer = buffer
             for session in self._sessions.long_gone():
-                self._cut(buffer, lambda env, session=session: session.first <= env < session.stop)  # type: ignore[misc]
+                self._cut(buffer, filter(session.has, buffer.open_environments()))
                 self._sessions.end(session)
         return self._buffer
 
@@ -235,8 +235,8 @@ class StoreWriter:
             session, new = self._sessions.begin(job.session, job.environments, job.first)
         if new and job.cut:
             self._append(buffer)
-            mine = range(session.first, session.stop)
-            self._cut(buffer, lambda env: env in mine or self._sessions.owner(env) is None)
+            is_open = buffer.open_environments()
+            self._cut(buffer, [*filter(session.has, is_open), *self._sessions.nobodys(is_open)])
         self._waiting.append(
             (job, lambda _: Begun(session.first, session.environments, session.committed + 1))
         )
@@ -248,7 +248,7 @@ class StoreWriter:
             last = session.taken
             self._append(buffer)
             if job.cut:
-                self._cut(buffer, lambda env: session.first <= env < session.stop)
+                self._cut(buffer, filter(session.has, buffer.open_environments()))
             self._sessions.end(session)
         self._together.discard(job.session)
         self._waiting.append((job, lambda commit: Acknowledged(last, commit)))
@@ -265,9 +265,8 @@ class StoreWriter:
         with own_faults():
             job.future.set_result(job.apart())
 
-    def _cut(self, buffer: Buffer, of: Callable[[int], bool]) -> None:
+    def _cut(self, buffer: Buffer, envs: Iterable[int]) -> None:
         """Cut off the open trajectories of some environments."""
-        envs = [env for env in buffer.open_environments() if of(env)]
         buffer.append_given([buffer.given({}, env=env, cut=True) for env in envs])
 
     def _append(self, buffer: Buffer) -> None:
