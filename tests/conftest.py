@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import os
 import resource
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -58,8 +59,18 @@ def is_roomy(folder: str) -> bool:
 
 DISK = tempfile.gettempdir()
 # There syncs take no time: on a disk, tests wait for them most of the time.
+MADE = ""
+"""The folder that everything but pytest's own lies in; it goes when the tests have ended."""
 if is_roomy("/dev/shm"):
-    tempfile.tempdir = "/dev/shm"
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+    MADE = tempfile.tempdir = tempfile.mkdtemp(prefix="replaystore-tests-", dir="/dev/shm")
+
+
+def pytest_unconfigure() -> None:
+    """Libraries leave folders behind, and these would lie in memory."""
+    if MADE:
+        shutil.rmtree(MADE, ignore_errors=True)
+
 
 TORCH = importlib.util.find_spec("torch") is not None
 WITH_TORCH = (

@@ -21,7 +21,6 @@ from replaystore.storage.temporary import WorkingFolder
 from replaystore.testing.campaigns import kills
 from replaystore.testing.crashes import forked
 
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 TARGETS = {"b.npz": "npz", "b.dict.pkl": "pickled_dict", "b": "torchrl", "data": "diffusion_policy"}
 MINE = ("b.npz.12-345.partial", "b.npz.partial", "c.npz.12-0123abcd.partial")
 """Names that look like ours."""
@@ -35,7 +34,7 @@ MINE = ("b.npz.12-345.partial", "b.npz.partial", "c.npz.12-0123abcd.partial")
 def test_killed_at_any_call_the_old_or_the_new_is_there_and_the_next_one_leaves_nothing_else(
     name: str,
 ) -> None:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         tally = kills.run(folder, count=6, seed=3, names=[name])
     if tally.skipped:
         pytest.skip(tally.skipped)
