@@ -60,6 +60,22 @@ def test_no_file_of_other_software_is_written_over_itself(tmp_path: Path) -> Non
     assert (tmp_path / "x.npz").read_bytes() == before
 
 
+def test_the_file_of_a_folder_that_is_read_is_not_written_over(tmp_path: Path) -> None:
+    """velora saves a buffer into a folder, in which there may be other things."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    record(str(tmp_path / "a.zarr"))
+    rs.convert(tmp_path / "a.zarr", folder / "buffer_state.safetensors", target_format="velora")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    with pytest.raises(errors.SchemaError, match="is what is read of"):
+        rs.convert(folder, folder / "buffer_state.safetensors", overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    rs.convert(folder, folder / "b.zarr")
+    rs.convert(folder, folder / "b.zarr", overwrite=True)
+
+
 def test_no_target_lies_in_its_source_nor_replaces_what_that_lies_in(tmp_path: Path) -> None:
     store, dataset = tmp_path / "a.zarr", tmp_path / "tensors"
     record(str(store))

@@ -28,9 +28,11 @@ def check_apart(
     there = os.path.exists(one) and os.path.exists(other)
     if overwrite and format_ is not None and there and os.path.samefile(one, other):
         raise SchemaError(f"{target} is the source itself: choose another target")
-    whole = format_ is None or finding.named(format_).folder
-    if whole and os.path.isdir(one) and other.startswith(os.path.join(one, "")):
-        raise SchemaError(f"{target} lies in the source, {given}: choose a target outside of it")
+    if os.path.isdir(one) and other.startswith(os.path.join(one, "")):
+        if format_ is None or finding.named(format_).folder:
+            raise SchemaError(f"{target} lies in the source, {given}: choose a target outside of it")
+        if overwrite and there and finding.named(format_).recognizes(other):
+            raise SchemaError(f"{target} is what is read of {given}: choose another target")
     if overwrite and os.path.isdir(other) and one.startswith(os.path.join(other, "")):
         raise SchemaError(
             f"the source {given} lies in {target}, which would be replaced: choose another target"
