@@ -123,8 +123,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "unsynced-ring-does-not-go-back",
         "src/replaystore/arrays/array_store.py",
-        "store.rollback(back_to, whole=whole)",
-        "store.rollback(back_to)",
+        "store.rollback(back_to, whole=whole, lost=True)",
+        "store.rollback(back_to, lost=True)",
         "after a power cut, a ring opens as of a commit whose rows newer ones do without",
         ("test_unsynced.py::test_what_a_ring_lost_since_it_dropped_rows_is_not_shown[raw]",),
     ),

@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "versions-more-lost-by-a-rollback",
         "src/replaystore/arrays/rollback.py",
-        "state.mutable, state.more = old.state.mutable, newest.more\n",
+        "state.mutable, state.more = old.state.mutable, (old.state if lost else newest).more\n",
         "state.mutable, state.more = old.state.mutable, {}\n",
         "what writers that know more keep stays at a rollback",
         KEPT,
