@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,13 @@ def test_of_a_store_that_is_replaced_no_byte_is_anothers(tmp_path: Path) -> None
         threads = [threading.Thread(target=look, args=(seed,)) for seed in range(2)]
         for thread in threads:
             thread.start()
-        addresses.extend((place(number), number) for number in range(1, 25))
+        for number in range(1, 1000):
+            looked = read + gone
+            addresses.append((place(number), number))
+            while read + gone == looked and any(thread.is_alive() for thread in threads):
+                time.sleep(0.001)
+            if number >= 24 and read > 10 and gone:
+                break
         stop.set()
         for thread in threads:
             thread.join()
