@@ -38,3 +38,18 @@ def test_a_descriptor_is_closed_when_nobody_reads_from_it_any_more(
     store.close()
     assert not store._users
     assert not store._unwanted
+
+
+def test_many_stores_that_are_open_leave_descriptors_to_others(tmp_path: Path) -> None:
+    """A process may have 1024, whatever number of stores of hundreds of files it has open."""
+    for number in range(300):
+        (tmp_path / str(number)).write_bytes(b"x")
+    before, stores = len(os.listdir("/dev/fd")), list[Files]()
+    try:
+        for _ in range(32):
+            stores.append(Files(tmp_path, writable=False))
+            assert all(stores[-1].read(str(number)) == b"x" for number in range(300))
+        assert 32 * 8 <= len(os.listdir("/dev/fd")) - before <= 700
+    finally:
+        for store in stores:
+            store.close()

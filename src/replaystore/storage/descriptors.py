@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -14,8 +15,9 @@ __all__ = ["Descriptors", "read_all"]
 
 ONE_READ = 1 << 30
 """Bytes that one call reads at most: the system gives no more than 2 GiB."""
-OPEN_FILES = 256
-"""Descriptors kept open; reopening costs some microseconds, a process may have 1024."""
+OPEN_FILES, FEWEST = 256, 8
+"""Descriptors kept open by one store, and by each of many: reopening costs some microseconds, and a process
+may have 1024, whatever number of stores it has open."""
 
 
 def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
@@ -34,10 +36,15 @@ def read_all(fd: int, offset: int, length: int | None = None) -> bytes:
     return b"".join(pieces)
 
 
+_keepers: weakref.WeakSet[Descriptors] = weakref.WeakSet()
+"""All there are in this process."""
+
+
 class Descriptors:
     """The descriptors of named files; `descriptor` opens one, and `_keep`s it."""
 
     def __init__(self) -> None:
+        _keepers.add(self)
         self._open: OrderedDict[str, int] = OrderedDict()
         self._users: dict[int, int] = {}
         """How many threads read from a descriptor."""
@@ -99,7 +106,9 @@ class Descriptors:
         self._unwanted.clear()
 
     def _keep(self, name: str, fd: int) -> int:
-        if len(self._open) >= OPEN_FILES:
+        # By the square: what was opened before keeps what it had, and all of it together has an end.
+        most = min(OPEN_FILES, max(FEWEST, OPEN_FILES // max(1, len(_keepers)) ** 2))
+        while len(self._open) >= most:
             self._close(self._open.popitem(last=False)[1])
         self._open[name] = fd
         return fd
